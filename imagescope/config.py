@@ -1,0 +1,224 @@
+"""One validated RunConfig from YAML and the command line; every default is written here, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from imagescope.errors import UserError
+
+PACKAGE = Path(__file__).parent
+ROLES = ("captioner", "reasoner", "verifier", "evaluator")
+EngineName = Literal["auto", "transformers", "vllm", "openai"]
+Stage = Literal["s1", "s2", "s3"]
+# protocol -> the options it presets (FIDELITY: what the authors' pipeline does, and what the
+# benchmarks' own authors define)
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "paper": {"exclude_reference": False, "first_round": 1},
+    "official": {"exclude_reference": True, "first_round": 0},
+}
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelConfig(_Model):
+    """A role's checkpoint and how it runs. The first block determines answers, the second doesn't.
+
+    template: a raw prompt with `{prompt}` in it; None: the checkpoint's chat template, one user
+        message.  max_tokens: new tokens a request may use, unless the stage asks for fewer.
+    """
+
+    model: str
+    revision: str | None = None
+    engine: EngineName | None = None  # None: the run's
+    dtype: str = "auto"
+    quantization: str | None = None
+    template: str | None = None
+    max_tokens: int = Field(default=2048, gt=0)
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    stop: tuple[str, ...] = ()
+    max_model_len: int | None = None
+    trust_remote_code: bool = False
+
+    batch_size: int = Field(default=16, gt=0)  # transformers: requests a forward pass
+    chunk_size: int = Field(default=256, gt=0)  # requests handed out and stored together
+    max_num_seqs: int | None = None
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    tensor_parallel_size: int = Field(default=1, gt=0)
+    enforce_eager: bool = False
+    base_url: str | None = None  # openai: the endpoint
+    api_key_env: str = "OPENAI_API_KEY"  # openai: the variable that holds the key
+
+
+class EncoderConfig(_Model):
+    """The image and text towers. library: who loads them."""
+
+    model: str
+    revision: str | None = None
+    library: Literal["transformers", "open_clip"] = "transformers"
+    dtype: str = "float32"
+    batch_size: int = Field(default=64, gt=0)
+    chunk_size: int = Field(default=1024, gt=0)
+    max_length: int = Field(default=77, gt=0)  # text tokens, special ones included
+
+
+class ModelSet(_Model):
+    """configs/models/<name>.yaml: the five roles, and the prompts they need if not the dataset's."""
+
+    captioner: ModelConfig
+    reasoner: ModelConfig
+    verifier: ModelConfig
+    evaluator: ModelConfig
+    encoder: EncoderConfig
+    prompts: str | None = None
+    note: str = ""
+
+    def role(self, name: str) -> ModelConfig:
+        found = getattr(self, name)
+        assert isinstance(found, ModelConfig)
+        return found
+
+
+class RunConfig(_Model):
+    """Everything that one run is made of (section 2 of the paper: tau, top_k, alpha, stages).
+
+    tau: weight of the caption against the image, in [0, 1].  top_k: candidates verified.
+    alpha: candidates compared with the reference.  keep: names kept of a ranking in the results.
+    """
+
+    dataset: str
+    split: Literal["val", "test"] = "val"
+    data_root: Path = Path("data")
+    image_db: Path = Path("image_db")
+    runs: Path = Path("runs")
+    run_name: str = "default"
+    models: ModelSet
+    models_name: str = "custom"
+    prompts: str = "general"
+    engine: EngineName = "auto"
+    protocol: Literal["paper", "official"] = "paper"
+    exclude_reference: bool = False
+    first_round: int = Field(default=1, ge=0, le=1)
+    subset: bool = False
+    shared_concept: bool = False
+    tau: float = Field(default=0.15, ge=0, le=1)
+    top_k: int = Field(default=20, gt=0)
+    alpha: int = Field(default=3, gt=0)
+    stages: tuple[Stage, ...] = ("s1", "s2", "s3")
+    keep: int = Field(default=1000, gt=0)
+    limit: int | None = Field(default=None, gt=0)  # only the first so many queries
+    cache: Path | None = None  # None: IMAGESCOPE_CACHE, else <image_db>/responses.sqlite
+    replay: Path | None = None
+    ray_address: str | None = None
+    seed: int = 0  # of the bootstrap
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return {"test1": "test", "valid": "val"}.get(value, value)
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _stages(cls, value: Any) -> Any:
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("stages")
+    @classmethod
+    def _stages_in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value != ("s1", "s2", "s3")[: len(value)] or not value:
+            raise ValueError("stages build on each other: s1, or s1 s2, or s1 s2 s3")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _protocol(cls, values: dict[str, Any]) -> dict[str, Any]:
+        preset = PROTOCOLS.get(values.get("protocol", "paper"), {})
+        return {**preset, **{k: v for k, v in values.items() if v is not None}}
+
+
+def config_path(name: str | Path, folder: str = "") -> Path:
+    """Where a config file or prompt set lies: the path itself, else inside the packaged configs/.
+
+    `configs/CIRR.yaml` works from any working folder; so does a bare `tiny` with folder "models".
+    """
+    name = Path(name)
+    roots = [PACKAGE / "configs", PACKAGE.parent / "configs"]  # installed, or a checkout
+    inside = name.relative_to("configs") if name.parts[:1] == ("configs",) else name
+    tries = [name] if name.is_absolute() or len(name.parts) > 1 or name.suffix else []
+    for root in roots:
+        tries += [root / folder / inside, root / folder / inside.with_suffix(".yaml")]
+    for path in tries:
+        if path.exists():
+            return path
+    known = sorted(p.stem for r in roots if (r / folder).is_dir() for p in (r / folder).iterdir())
+    raise UserError(f"no such config: {name} (packaged here: {', '.join(dict.fromkeys(known))})")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping, or a UserError that names file and line."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: expected options (name: value), got {type(data).__name__}")
+    return data
+
+
+def _explain(error: ValidationError, where: str) -> UserError:
+    lines = [
+        f"  {'.'.join(str(p) for p in e['loc']) or '(whole)'}: {e['msg']}"
+        + (f" (got {e['input']!r})" if e["type"] not in ("missing", "extra_forbidden") else "")
+        for e in error.errors()
+    ]
+    return UserError(f"{where} is not a valid configuration:\n" + "\n".join(lines))
+
+
+def load_models(name: str | Path, checkpoints: Mapping[str, str] | None = None) -> ModelSet:
+    """The set configs/models/<name>.yaml (or a file), with single roles' checkpoints replaced.
+
+    `checkpoints` maps a role (captioner, reasoner, verifier, evaluator, encoder) to a model id or
+    folder.
+    """
+    path = config_path(name, "models")
+    data = read_yaml(path)
+    for role, model in (checkpoints or {}).items():
+        if isinstance(data.get(role), dict):
+            data[role] = {**data[role], "model": model, "revision": None}
+    try:
+        return ModelSet.model_validate(data)
+    except ValidationError as error:
+        raise _explain(error, str(path)) from None
+
+
+def load_run(
+    path: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    checkpoints: Mapping[str, str] | None = None,
+) -> RunConfig:
+    """The run that a dataset's YAML describes, with options of the command line laid over it.
+
+    An override of None leaves the file's value. `models` is the name of a set or a file's path.
+    Prompts: the override's, else those the model set needs, else the dataset's.
+    """
+    source = config_path(path)
+    data = read_yaml(source)
+    given = {k: v for k, v in (overrides or {}).items() if v is not None}
+    name = str(given.pop("models", None) or data.pop("models", "paper"))
+    data.pop("models", None)
+    models = load_models(name, checkpoints)
+    if models.prompts and "prompts" not in given:
+        data["prompts"] = models.prompts
+    values = {**data, **given, "models": models.model_dump(), "models_name": Path(name).stem}
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, f"{source} with the options given") from None

@@ -1,0 +1,156 @@
+"""What flows through the pipeline: frozen values, no behaviour to speak of.
+
+    Query ──synthesis──▶ Synthesis ──retrieval──▶ Ranking ──verification──▶ Verification + Ranking
+                                                         ──evaluation───▶ Evaluation  + Ranking
+
+A Trace holds all of it for one query; metrics, submissions and the report are functions of traces.
+Image names are the benchmark's own (CIRR: without .png; CIRCO and VisDial: the file name;
+FashionIQ: the ASIN; CSV benchmarks: their `filename` column).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+STAGES = ("stage1", "stage2", "stage3")
+BLANK_IMAGE = "A blank image."  # the reference description where there is no reference image
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One act of retrieval.
+
+    Text-to-image has no reference; composed retrieval has one; a dialogue is several queries with
+    one id and rising turns. `verbatim` marks an instruction that is itself the description (a
+    dialogue's opening caption): stage 1 ranks by it and no model is asked.
+    """
+
+    id: str
+    instruction: str
+    turn: int = 0
+    reference: str | None = None
+    targets: tuple[str, ...] | None = None  # None: hidden; the first is the single target
+    candidates: tuple[str, ...] | None = None  # None: the whole gallery
+    exclude: tuple[str, ...] = ()  # never ranked
+    verbatim: bool = False
+    aspects: tuple[str, ...] = ()  # CIRCO's semantic aspects
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return (self.id, self.turn)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The images that are ranked, in the order that breaks ties, and where they lie.
+
+    `files` may name further images (references outside the gallery). A listed file may be absent:
+    whoever opens it says so.
+    """
+
+    names: tuple[str, ...]
+    files: Mapping[str, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """An atomic edit. Types: Addition, Removal, Modification, Comparison, Retention."""
+
+    type: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A yes/no question about one image, and the answer the target should give."""
+
+    text: str
+    expected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Synthesis:
+    """What the reasoner made of a query. `parse` and `questions_parse` are 'ok', 'repaired' or
+    'fallback: why'; the texts are the model's, untouched."""
+
+    reference_description: str
+    edits: tuple[Edit, ...]
+    descriptions: tuple[str, ...]
+    questions: tuple[Question, ...] = ()
+    text: str = ""
+    questions_text: str = ""
+    parse: str = "ok"
+    questions_parse: str = "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The best images first, and where each known target stands in the whole pool.
+
+    names:  best first, cut at the run's `keep`.
+    scores: stage 1's score of each name, in [-1, 1]; empty where a later stage reordered.
+    ranks:  target -> 0-based exact rank over the whole pool (never cut off); a target that
+            is not in the pool is absent.
+    pool:   number of images that were ranked.
+    """
+
+    names: tuple[str, ...]
+    scores: tuple[float, ...] = ()
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    pool: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Predicate verification of the top K: rows follow `candidates` (stage 1's order), columns
+    the synthesis' questions.
+
+    yes:    P(yes) against P(no), in [0, 1]; NaN where the engine gives no probabilities.
+    answers: what the rule made of the text: True where it contains "yes"; None where the image
+             could not be read (counts as not satisfied).
+    scores: number of questions answered as expected, per candidate.
+    """
+
+    candidates: tuple[str, ...]
+    yes: tuple[tuple[float, ...], ...]
+    answers: tuple[tuple[bool | None, ...], ...]
+    scores: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The evaluator's words about one (reference, candidate) pair."""
+
+    candidate: str
+    accepted: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Pairwise evaluation, in the order asked; it stops at the first accepted candidate."""
+
+    judgements: tuple[Judgement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Everything needed to explain one query's ranking. `rankings` has a key per stage that ran;
+    a stage that does not apply to a query repeats the ranking before it."""
+
+    query: Query
+    synthesis: Synthesis
+    rankings: Mapping[str, Ranking]
+    verification: Verification | None = None
+    evaluation: Evaluation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A metric over queries: percent (BRI: nats), with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
