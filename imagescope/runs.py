@@ -110,6 +110,10 @@ class RunFolder:
         self.manifest.update(to_json(entries))
         write_atomic(self.path / "manifest.json", json.dumps(self.manifest, indent=1))
 
+    def write(self, name: str, text: str) -> Path:
+        write_atomic(self.path / name, text)
+        return self.path / name
+
     def write_metrics(self, metrics: Mapping[str, Mapping[str, Any]]) -> None:
         write_atomic(self.path / "metrics.json", json.dumps(to_json(metrics), indent=1))
 

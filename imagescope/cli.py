@@ -1,0 +1,235 @@
+"""The commands: parse, call, print. What they do lies in the rooms they call."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import click
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from imagescope import progress
+from imagescope.cli_data import data_app, score, submission_app
+from imagescope.errors import UserError
+
+app = typer.Typer(
+    help="Find images from language: a caption, a picture plus a change, or a dialogue.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+tiny_app = typer.Typer(help="Synthetic scenes and five small, really trained checkpoints.")
+app.add_typer(tiny_app, name="tiny", no_args_is_help=True)
+app.add_typer(data_app, name="data", no_args_is_help=True)
+app.add_typer(submission_app, name="submission", no_args_is_help=True)
+app.command("score")(score)
+console = Console()
+
+# The spellings of the paper's release, and ours.
+SPELLINGS = {
+    "--llm-path": "--reasoner",
+    "--img-cap-model-path": "--captioner",
+    "--mllm-path": "--verifier",
+    "--eval-mllm-path": "--evaluator",
+    "--clip-path": "--clip",
+    "--dataset-path": "--data-root",
+    "--img-db-path": "--image-db",
+}
+GLOBAL = ("--quiet", "-q", "--log-level")  # accepted anywhere on the line
+
+
+def normalise(argv: list[str]) -> list[str]:
+    """The command line as typer reads it: the paper's spellings and underscores accepted, the
+    values of --stages gathered into one, global options moved to the front."""
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(enumerate(argv))
+    for i, word in words:
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            name = name.replace("_", "-")
+            name = SPELLINGS.get(name, name)
+            word = name + equals + value
+        if name in GLOBAL:
+            front.append(word)
+            if name == "--log-level" and not equals and i + 1 < len(argv):
+                front.append(next(words)[1])
+        elif name == "--stages" and not equals:
+            values = []
+            while i + 1 < len(argv) and re.fullmatch(r"s[1-3]([ ,]+s[1-3])*", argv[i + 1]):
+                i, found = next(words)
+                values.append(found)
+            rest += [word, " ".join(values)] if values else [word]
+        else:
+            rest.append(word)
+    return front + rest
+
+
+@app.callback()
+def _options(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    level = logging.getLevelName(log_level.upper())
+    if not isinstance(level, int):
+        raise UserError(f"--log-level {log_level}: choose debug, info, warning or error")
+    progress.quiet = quiet
+    shown = RichHandler(
+        console=Console(stderr=True), show_path=False, show_level=False, markup=False
+    )
+    shown.setLevel(max(level, logging.WARNING) if quiet else level)
+    logger = logging.getLogger("imagescope")
+    logger.setLevel(min(level, logging.INFO))  # output.log gets its lines in any case
+    logger.handlers[:] = [shown]
+    logger.propagate = False
+
+
+Opt = typer.Option
+
+
+@app.command()
+def run(
+    config: Annotated[str, typer.Argument(help="A dataset's YAML, as configs/CIRR.yaml.")],
+    split: Annotated[Optional[str], Opt(help="val or test.")] = None,
+    tau: Annotated[Optional[float], Opt(help="Weight of captions against images, 0 to 1.")] = None,
+    top_k: Annotated[Optional[int], Opt(help="Candidates that are verified.")] = None,
+    alpha: Annotated[Optional[int], Opt(help="Candidates compared with the reference.")] = None,
+    stages: Annotated[Optional[str], Opt(help="s1, s1 s2, or s1 s2 s3.")] = None,
+    subset: Annotated[
+        Optional[bool], Opt("--subset/--no-subset", help="CIRR: rank the image set alone.")
+    ] = None,
+    shared_concept: Annotated[
+        Optional[bool],
+        Opt("--shared-concept/--no-shared-concept", help="CIRCO: add it to the instruction."),
+    ] = None,
+    protocol: Annotated[Optional[str], Opt(help="paper or official.")] = None,
+    run_name: Annotated[Optional[str], Opt(help="Folder under runs/<DATASET>.")] = None,
+    data_root: Annotated[Optional[Path], Opt(help="Where the datasets lie.")] = None,
+    image_db: Annotated[Optional[Path], Opt(help="Where captions and embeddings are kept.")] = None,
+    runs: Annotated[Optional[Path], Opt(help="Where run folders are made.")] = None,
+    models: Annotated[Optional[str], Opt(help="A set of configs/models, or a file.")] = None,
+    prompts: Annotated[Optional[str], Opt(help="A prompt set, or a folder.")] = None,
+    engine: Annotated[Optional[str], Opt(help="auto, transformers, vllm or openai.")] = None,
+    reasoner: Annotated[Optional[str], Opt(help="Checkpoint: folder or hub id.")] = None,
+    captioner: Annotated[Optional[str], Opt(help="Checkpoint: folder or hub id.")] = None,
+    verifier: Annotated[Optional[str], Opt(help="Checkpoint: folder or hub id.")] = None,
+    evaluator: Annotated[Optional[str], Opt(help="Checkpoint: folder or hub id.")] = None,
+    clip: Annotated[Optional[str], Opt(help="Encoder checkpoint: folder or hub id.")] = None,
+    cache: Annotated[Optional[Path], Opt(help="The response cache's file.")] = None,
+    replay: Annotated[Optional[Path], Opt(help="Run from a bundle alone, without models.")] = None,
+    ray_address: Annotated[Optional[str], Opt(help="A running Ray cluster to join.")] = None,
+    limit: Annotated[Optional[int], Opt(help="Only the first so many queries.")] = None,
+) -> None:
+    """Run the stages on a benchmark and write a run folder."""
+    from imagescope.config import load_run
+    from imagescope.pipeline import run as run_pipeline
+    from imagescope.summary import print_summary
+
+    given = dict(
+        split=split, tau=tau, top_k=top_k, alpha=alpha, stages=stages, subset=subset,
+        shared_concept=shared_concept, protocol=protocol, run_name=run_name, data_root=data_root,
+        image_db=image_db, runs=runs, models=models, prompts=prompts, engine=engine, cache=cache,
+        replay=replay, ray_address=ray_address, limit=limit,
+    )  # fmt: skip
+    checkpoints = dict(
+        reasoner=reasoner, captioner=captioner, verifier=verifier, evaluator=evaluator, encoder=clip
+    )
+    loaded = load_run(config, given, {k: v for k, v in checkpoints.items() if v})
+    print_summary(run_pipeline(loaded), console)
+
+
+@app.command()
+def doctor(
+    data_root: Annotated[Path, Opt(help="Where the datasets lie.")] = Path("data"),
+    models: Annotated[str, Opt(help="A set of configs/models, or a file.")] = "paper",
+) -> None:
+    """Say what is in place, what is missing, and the command that brings it."""
+    from imagescope.doctor import doctor as examine
+
+    if not examine(data_root, models, console):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="A run folder, or two to compare.")],
+    out: Annotated[Optional[Path], Opt(help="Where a comparison of two goes.")] = None,
+) -> None:
+    """Write the page of a run, or of two side by side."""
+    from imagescope.report import write_comparison, write_report
+
+    if len(folders) > 2:
+        raise UserError("a report takes one run folder, or two to compare")
+    page = write_report(folders[0]) if len(folders) == 1 else write_comparison(*folders, out)
+    console.print(str(page), soft_wrap=True)
+
+
+@tiny_app.command("make")
+def tiny_make(
+    root: Annotated[Path, typer.Argument(help="Where the six datasets go.")] = Path("data/tiny"),
+    seed: Annotated[int, Opt(help="The same seed gives the same bytes.")] = 0,
+) -> None:
+    """Draw the scenes and write the six benchmarks' layouts."""
+    from imagescope.tiny.datasets import make
+
+    make(root, seed=seed)
+
+
+@tiny_app.command("train")
+def tiny_train(
+    out: Annotated[Path, typer.Argument(help="Where the checkpoints go.")],
+    only: Annotated[Optional[list[str]], Opt(help="Only these roles (repeat).")] = None,
+    threads: Annotated[int, Opt(help="Processor threads.")] = 2,
+    seed: Annotated[int, Opt(help="Of weights and samples.")] = 0,
+) -> None:
+    """Train the five checkpoints from nothing."""
+    from imagescope.tiny.train import train_all
+
+    train_all(out, only=only, threads=threads, seed=seed)
+
+
+@tiny_app.command("evaluate")
+def tiny_evaluate(
+    models: Annotated[Path, typer.Argument(help="The checkpoints.")] = Path("data/tiny/models"),
+    only: Annotated[Optional[list[str]], Opt(help="Only these roles (repeat).")] = None,
+    threads: Annotated[int, Opt(help="Processor threads.")] = 2,
+) -> None:
+    """Measure the five checkpoints on held-out scenes."""
+    from imagescope.tiny.train import evaluate_all
+
+    evaluate_all(models, only=only, threads=threads)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The console entry point; returns the exit status."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        status = app(normalise(sys.argv[1:] if argv is None else argv), standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except UserError as error:
+        Console(stderr=True).print(f"imagescope: {error}", markup=False, highlight=False)
+        return 1
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("imagescope: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

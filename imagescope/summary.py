@@ -1,0 +1,56 @@
+"""What a run prints at its end: metrics per stage, what each step cost, where the folder is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from imagescope.pipeline import HIDDEN, Result
+from imagescope.records import Estimate
+
+PARTS = {
+    "caption": "0 image database",
+    "embedding": "0 image database",
+    "synthesis": "1 synthesis, retrieval",
+    "retrieval": "1 synthesis, retrieval",
+    "questions": "2 verification",
+    "verification": "2 verification",
+    "evaluation": "3 evaluation",
+}
+
+
+def print_summary(result: Result, console: Console) -> None:
+    """Two tables and the folder's path."""
+    metrics = {
+        stage: {k: v for k, v in found.items() if isinstance(v, Estimate)}
+        for stage, found in result.metrics.items()
+        if isinstance(found, Mapping)
+    }
+    names = list(dict.fromkeys(name for found in metrics.values() for name in found))
+    if names:
+        table = Table("metric", *metrics, title="percent, with 95 % bootstrap intervals")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for name in names:
+            table.add_row(name, *(_cell(found.get(name)) for found in metrics.values()))
+        console.print(table)
+    else:
+        console.print(HIDDEN)
+    costs = Table("stage", "step", "seconds", "requests", "duplicates", "cached", "asked")
+    for column in costs.columns[2:]:
+        column.justify = "right"
+    for step in sorted(result.steps, key=lambda name: list(PARTS).index(name)):
+        cost = result.steps[step]
+        counts = (cost.wanted, cost.duplicates, cost.cached, cost.asked)
+        costs.add_row(PARTS[step], step, f"{cost.seconds:.1f}", *map(str, counts))
+    costs.add_row("", "in all", f"{result.seconds:.1f}")
+    console.print(costs)
+    for file in result.files:
+        console.print(f"submission: {file}", soft_wrap=True, highlight=False)
+    console.print(f"run folder: {result.folder}", soft_wrap=True, highlight=False)
+
+
+def _cell(found: Estimate | None) -> str:
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]" if found else ""
