@@ -153,6 +153,7 @@ def config_path(name: str | Path, folder: str = "") -> Path:
     tries = [name] if name.is_absolute() or len(name.parts) > 1 or name.suffix else []
     for root in roots:
         tries += [root / folder / inside, root / folder / inside.with_suffix(".yaml")]
+    tries.append(name)  # a bare folder or file of the user's, where nothing packaged has the name
     for path in tries:
         if path.exists():
             return path
