@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# ImageScope on CIRR. Further arguments go to `imagescope run`:
+#   DATA_ROOT=data/tiny MODELS=tiny bash script/run_CIRR.sh --top-k 10
+# Every GPU that CUDA_VISIBLE_DEVICES leaves visible is used.
+set -euo pipefail
+
+: "${DATA_ROOT:=data}"    # the folder that holds CIRR/
+: "${IMAGE_DB:=image_db}" # where captions and embeddings are kept
+: "${RUNS:=runs}"         # where run folders are made
+: "${MODELS:=paper}"      # a set of configs/models, or a file
+: "${CAPTIONER:=}"        # single checkpoints instead of the set's: a hub id or a folder
+: "${REASONER:=}"
+: "${VERIFIER:=}"
+: "${EVALUATOR:=}"
+: "${CLIP:=}"
+: "${ENGINE:=}"           # auto, vllm, transformers, openai; empty: the set's
+: "${RUN_NAME:=}"         # the folder <RUNS>/CIRR/<RUN_NAME>/ (empty: default)
+: "${SPLIT:=test}"        # test: hidden targets, the submission files are the result; or val
+
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+run_benchmark configs/CIRR.yaml "$@"
