@@ -1,0 +1,128 @@
+"""Configuration: what is accepted, what is refused, and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imagescope.cli import normalise
+from imagescope.config import config_path, load_models, load_run
+from imagescope.errors import UserError
+
+DATASETS = [
+    "CIRCO", "CIRR", "FashionIQ-dress", "FashionIQ-shirt", "FashionIQ-toptee",
+    "Flickr30K", "MSCOCO", "VisDial",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("models", ["paper", "tiny", "modern", "single-24gb"])
+def test_every_packaged_pair_is_valid(dataset: str, models: str) -> None:
+    run = load_run(f"configs/{dataset}.yaml", {"models": models})
+    assert run.dataset == dataset and run.models_name == models
+    assert (run.tau, run.top_k, run.alpha, run.stages) == (0.15, 20, 3, ("s1", "s2", "s3"))
+    assert run.protocol == "paper" and run.exclude_reference is False and run.first_round == 1
+
+
+def test_default_splits() -> None:
+    splits = {d: load_run(f"configs/{d}.yaml").split for d in DATASETS}
+    assert splits == {d: "val" if d[:3] in ("Fas", "Vis") else "test" for d in DATASETS}
+
+
+def test_the_papers_models_and_their_decoding() -> None:
+    models = load_models("paper")
+    assert models.captioner.model == "llava-hf/llava-v1.6-vicuna-7b-hf"
+    assert models.captioner.template == "USER:<image>\n{prompt}\nASSISTANT:"
+    assert (models.captioner.max_tokens, models.captioner.repetition_penalty) == (256, 1.05)
+    assert models.reasoner.model == "meta-llama/Meta-Llama-3-8B-Instruct"
+    assert (models.reasoner.max_tokens, models.reasoner.max_model_len) == (2048, 4096)
+    assert models.verifier.model == "google/paligemma-3b-mix-224"
+    assert models.verifier.template == "{prompt}"
+    assert models.evaluator.model == "OpenGVLab/InternVL2-8B" and models.evaluator.trust_remote_code
+    assert (models.evaluator.max_tokens, models.evaluator.max_model_len) == (4096, 8192)
+    assert set(models.evaluator.stop) == {"<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|end|>"}
+    assert models.encoder.model == "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"
+    assert models.encoder.dtype == "float32"
+    assert models.reasoner.template is None and models.evaluator.template is None
+
+
+def test_only_the_evaluator_of_the_paper_runs_remote_code_and_it_is_pinned() -> None:
+    for name in ("paper", "tiny", "modern", "single-24gb"):
+        models = load_models(name)
+        for role in ("captioner", "reasoner", "verifier", "evaluator"):
+            config = models.role(role)
+            if config.trust_remote_code:
+                assert (role, config.revision is not None) == ("evaluator", True)
+
+
+def test_protocols_are_presets() -> None:
+    official = load_run("configs/CIRR.yaml", {"protocol": "official"})
+    assert official.exclude_reference and official.first_round == 0
+    mixed = load_run("configs/CIRR.yaml", {"protocol": "official", "exclude_reference": False})
+    assert not mixed.exclude_reference and mixed.first_round == 0
+
+
+def test_a_role_can_be_replaced() -> None:
+    run = load_run("configs/CIRR.yaml", None, {"verifier": "some/model", "encoder": "a/clip"})
+    assert run.models.verifier.model == "some/model"
+    assert run.models.verifier.template == "{prompt}"  # the rest of the role stays
+    assert run.models.encoder.model == "a/clip"
+
+
+def test_prompts_follow_option_then_models_then_dataset() -> None:
+    assert load_run("configs/CIRR.yaml", {"models": "paper"}).prompts == "general"
+    assert load_run("configs/CIRR.yaml", {"models": "tiny"}).prompts == "tiny"
+    assert load_run("configs/CIRR.yaml", {"models": "tiny", "prompts": "dress"}).prompts == "dress"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dataset: CIRR\ntau_: 1", "tau_"),
+        ("dataset: CIRR\ntau: 2", "tau.*less than or equal to 1.*got 2"),
+        ("dataset: CIRR\ntop_k: 0", "top_k"),
+        ("dataset: CIRR\nstages: s1 s3", "stages build on each other"),
+        ("dataset: CIRR\nsplit: train", "split"),
+        ("tau: 0.1", "dataset"),
+        ("[1, 2]", "expected options"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_bad_configs_name_the_option(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"(?s)run.yaml.*{message}"):
+        load_run(path)
+
+
+def test_configs_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_run("configs/CIRR.yaml").dataset == "CIRR"
+    assert config_path("CIRR").name == "CIRR.yaml"
+    with pytest.raises(UserError, match="no such config: configs/None.yaml.*CIRR"):
+        load_run("configs/None.yaml")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "CIRR.yaml").write_text("dataset: CIRR\ntau: 0.5")
+    assert load_run("configs/CIRR.yaml").tau == 0.5  # the user's own file comes first
+
+
+def test_command_lines_of_the_paper() -> None:
+    assert normalise(
+        ["run", "c.yaml", "--llm_path", "L", "--img_cap_model_path=C", "--mllm_path", "V",
+         "--eval_mllm_path", "E", "--clip_path", "P", "--dataset_path", "D", "--top_k", "5",
+         "--stages", "s1", "s2", "--run_name", "x_y"]
+    ) == [
+        "run", "c.yaml", "--reasoner", "L", "--captioner=C", "--verifier", "V", "--evaluator", "E",
+        "--clip", "P", "--data-root", "D", "--top-k", "5", "--stages", "s1 s2", "--run-name", "x_y",
+    ]  # fmt: skip
+
+
+def test_global_options_work_anywhere() -> None:
+    assert normalise(["run", "c", "--quiet", "--log_level", "debug", "--tau", "1"]) == [
+        "--quiet", "--log-level", "debug", "run", "c", "--tau", "1",
+    ]  # fmt: skip
+    assert normalise(["run", "--stages", "s1 s2 s3", "c"]) == ["run", "--stages", "s1 s2 s3", "c"]
+    assert normalise(["search", "n", "a dog", "--stages", "s1", "--top", "3"])[3:5] == [
+        "--stages", "s1",
+    ]  # fmt: skip

@@ -1,0 +1,207 @@
+"""The whole method on tiny data with the tiny checkpoints, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagescope.cli import main
+from imagescope.records import STAGES
+from imagescope.runs import read_traces
+
+REPO = Path(__file__).parents[1]
+Run = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+def arguments(work: Path, data: Path, dataset: str, *more: str) -> list[str]:
+    return [
+        *("run", f"configs/{dataset}.yaml", "--data-root", str(data), "--models", "tiny"),
+        *("--image-db", str(work / "image_db"), "--runs", str(work / "runs"), "--quiet"),
+        *("--cache", str(work / "responses.sqlite"), *more),
+    ]
+
+
+@pytest.fixture(scope="session")
+def run(workplace: Path, tiny_data: Path) -> Run:
+    def start(dataset: str, *more: str, work: Path = workplace) -> Path:
+        before = set(work.glob("runs/*/*/*"))
+        assert main(arguments(work, tiny_data, dataset, *more)) == 0
+        (folder,) = set(work.glob("runs/*/*/*")) - before
+        return folder
+
+    return start
+
+
+def load(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text())
+
+
+@pytest.fixture(scope="session")
+def cirr(run: Run) -> Path:
+    return run("CIRR", "--split", "val", "--engine", "transformers", "--limit", "32")
+
+
+def test_the_run_folder_holds_everything(cirr: Path) -> None:
+    manifest, metrics = load(cirr, "manifest.json"), load(cirr, "metrics.json")
+    assert cirr.parent.parts[-2:] == ("CIRR", "default")
+    assert manifest["status"] == "finished"
+    assert manifest["benchmark"]["queries"] == 32
+    for stage in STAGES:
+        found = metrics[stage]["Recall@1"]
+        assert 0 <= found["low"] <= found["value"] <= found["high"] <= 100
+    assert set(manifest["models"]) == {"captioner", "reasoner", "verifier", "evaluator", "encoder"}
+    assert set(manifest["prompts"]) == {"caption", "synthesis", "questions", "evaluation"}
+    log = (cirr / "output.log").read_text()
+    assert "Recall@1: " in log and "arguments: " in log and "reasoner loaded 1 time" in log
+    for step in ("caption", "synthesis", "questions", "verification", "evaluation"):
+        counts = manifest["steps"][step]
+        assert counts["wanted"] == counts["duplicates"] + counts["cached"] + counts["asked"] > 0
+    for suffix in ("stage1_retrieve", "stage2_rerank", "stage3_eval"):
+        (file,) = cirr.glob(f"*_CIRR_val_{suffix}.json")
+        sent = json.loads(file.read_text())
+        assert sent["version"] == "rc2" and sent["metric"] == "recall" and len(sent) == 34
+
+
+def test_a_trace_explains_its_ranking(cirr: Path) -> None:
+    traces = read_traces(cirr)
+    metrics = load(cirr, "metrics.json")
+    hits = 0
+    for trace in traces:
+        first, second, third = (trace.rankings[s] for s in STAGES)
+        assert trace.synthesis.descriptions and trace.synthesis.reference_description
+        assert sorted(first.names[:20]) == sorted(second.names[:20])
+        assert first.names[20:] == second.names[20:] == third.names[20:]
+        assert list(first.scores) == sorted(first.scores, reverse=True)
+        if trace.verification:
+            scores = dict(
+                zip(trace.verification.candidates, trace.verification.scores, strict=True)
+            )
+            order = sorted(first.names[:20], key=lambda name: -scores[name])
+            assert list(second.names[:20]) == order
+        assert trace.evaluation is not None
+        accepted = [j.candidate for j in trace.evaluation.judgements if j.accepted]
+        assert third.names[0] == (accepted or second.names)[0]
+        (target,) = trace.query.targets or ()
+        assert third.ranks[target] == third.names.index(target)
+        hits += third.ranks[target] == 0
+    assert metrics["stage3"]["Recall@1"]["value"] == pytest.approx(100 * hits / len(traces))
+
+
+def test_a_warm_rerun_loads_nothing_and_gives_the_same_bytes(cirr: Path, run: Run) -> None:
+    again = run("CIRR", "--split", "val", "--engine", "transformers", "--limit", "32")
+    manifest = load(again, "manifest.json")
+    assert set(manifest["loads"].values()) == {0}
+    assert sum(step["asked"] for step in manifest["steps"].values()) == 0
+    for name in ("metrics.json", "traces.jsonl"):
+        assert (again / name).read_bytes() == (cirr / name).read_bytes()
+
+
+def test_another_tau_and_alpha_ask_only_what_is_new(cirr: Path, run: Run) -> None:
+    options = ("CIRR", "--split", "val", "--engine", "transformers", "--limit", "32")
+    steps = load(run(*options, "--tau", "0.3"), "manifest.json")["steps"]
+    assert steps["caption"]["asked"] == steps["synthesis"]["asked"] == 0
+    assert steps["embedding"]["asked"] == steps["retrieval"]["asked"] == 0
+    assert 0 <= steps["verification"]["asked"] < steps["verification"]["cached"]
+    alpha = load(run(*options, "--alpha", "5"), "manifest.json")["steps"]
+    assert alpha["verification"]["asked"] == 0
+    assert 0 < alpha["evaluation"]["asked"] < alpha["evaluation"]["wanted"]
+
+
+def test_subset_ranks_the_image_set_alone(run: Run) -> None:
+    folder = run("CIRR", "--split", "val", "--engine", "transformers", "--limit", "32", "--subset")
+    assert set(load(folder, "metrics.json")["stage1"]) == {f"Recall_subset@{k}" for k in (1, 2, 3)}
+    for trace in read_traces(folder):
+        assert len(trace.rankings["stage1"].names) == 5
+        assert trace.query.reference not in trace.rankings["stage1"].names
+
+
+def test_hidden_targets_give_submissions_and_say_why(run: Run) -> None:
+    folder = run("CIRR", "--split", "test", "--engine", "transformers", "--limit", "8")
+    metrics = load(folder, "metrics.json")
+    assert metrics.pop("why").startswith("the targets of this split are hidden")
+    assert metrics == {stage: {} for stage in STAGES}
+    assert len(list(folder.glob("*_CIRR_test_stage*.json"))) == 3
+
+
+def test_text_to_image_and_dialogue_run_through_the_same_stages(run: Run) -> None:
+    flickr = run("Flickr30K", "--engine", "transformers", "--limit", "40")
+    assert {"Recall@1", "Recall@5", "Recall@10"} <= set(load(flickr, "metrics.json")["stage3"])
+    assert all(t.query.reference is None for t in read_traces(flickr))
+    chat = run("VisDial", "--engine", "transformers", "--limit", "33")
+    manifest = load(chat, "manifest.json")
+    assert manifest["loads"] == dict.fromkeys(("captioner", "reasoner", "verifier", "evaluator"), 1)
+    metrics = load(chat, "metrics.json")["stage3"]
+    assert {f"Hits@10/{t}" for t in range(1, 11)} <= set(metrics) and "BRI" not in metrics
+    official = run("VisDial", "--engine", "transformers", "--limit", "33", "--protocol", "official")
+    assert {"BRI", "Hits@10/0"} <= set(load(official, "metrics.json")["stage3"])
+
+
+def test_more_candidates_than_images(run: Run) -> None:
+    folder = run(
+        *("CIRR", "--split", "val", "--engine", "transformers", "--limit", "2"),
+        *("--top-k", "5000", "--alpha", "6000", "--stages", "s1"),
+    )
+    assert len(read_traces(folder)[0].rankings["stage1"].names) <= 5000
+
+
+def test_an_interrupted_place_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    line = arguments(tmp_path, REPO / "data" / "tiny", "CIRR", "--split", "val")
+    assert main(line) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "cannot write the run folder" in said and "--runs" in said and "Traceback" not in said
+
+
+@pytest.mark.slow  # twenty runs of half a minute
+def test_twenty_kills_give_the_same_bytes(tmp_path: Path, tiny_data: Path) -> None:
+    options = ("CIRR", "--split", "val", "--engine", "transformers", "--limit", "60")
+
+    def start(work: Path) -> subprocess.Popen[bytes]:
+        line = [sys.executable, "-m", "imagescope", *arguments(work, tiny_data, *options)]
+        return subprocess.Popen(line, cwd=REPO, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def only(work: Path) -> Path:
+        finished = [
+            path.parent
+            for path in work.glob("runs/*/*/*/manifest.json")
+            if json.loads(path.read_text())["status"] == "finished"
+        ]
+        assert len(finished) == 1
+        return finished[0]
+
+    calm = tmp_path / "calm"
+    calm.mkdir()
+    begun = time.monotonic()
+    assert start(calm).wait() == 0
+    seconds = time.monotonic() - begun
+    wanted = {n: (only(calm) / n).read_bytes() for n in ("metrics.json", "traces.jsonl")}
+    asked = sum(s["asked"] for s in load(only(calm), "manifest.json")["steps"].values())
+
+    stormy, rng = tmp_path / "stormy", random.Random(7)
+    stormy.mkdir()
+    for _ in range(20):
+        process = start(stormy)
+        time.sleep(rng.uniform(0.05, 1.0) * seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for folder in stormy.glob("runs/*/*/*"):
+            shutil.rmtree(folder)  # a run that was quicker than its killer counts for nothing
+    assert start(stormy).wait() == 0
+    assert {n: (only(stormy) / n).read_bytes() for n in wanted} == wanted
+    left = sum(s["asked"] for s in load(only(stormy), "manifest.json")["steps"].values())
+    assert left <= asked
