@@ -1,6 +1,8 @@
 """`python -m imagescope` is the command `imagescope`."""
 
+import sys
+
 from imagescope.cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
