@@ -46,6 +46,11 @@ class Change:
     background: str = ""
 
 
+# Colours twice: they have the most values.
+_KINDS = (
+    *("add", "remove", "keep", "colour", "colour"),
+    *("shape", "size", "scale", "cell", "background"),
+)
 TYPES = {"add": "Addition", "remove": "Removal", "keep": "Retention", "scale": "Comparison"}
 
 
@@ -87,9 +92,7 @@ def random_changes(
 
 
 def _random_change(scene: Scene, rng: Random) -> Change | None:
-    kind = rng.choice(
-        ("add", "remove", "keep", "colour", "colour", "shape", "size", "scale", "cell", "background")
-    )
+    kind = rng.choice(_KINDS)
     if kind == "background":
         others = [b for b in BACKGROUNDS if b != scene.background]
         return Change(kind, background=rng.choice(others))

@@ -121,7 +121,8 @@ def random_description(scene: Scene, rng: Random) -> str:
 
 
 _THING = re.compile(
-    rf"an? ({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) at the ({'|'.join(CELLS)})"
+    rf"an? ({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})"
+    rf" at the ({'|'.join(CELLS)})"
 )
 _GROUND = re.compile(rf"(.+) on a ({'|'.join(BACKGROUNDS)}) background")
 

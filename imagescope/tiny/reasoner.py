@@ -1,0 +1,155 @@
+"""The tiny reasoner: a Llama of about a million parameters, trained from nothing on the tiny
+world's own instructions, captions and dialogues.
+
+Every sample is fresh and made of training scenes only. What lets so small a model edit scenes
+reliably is the form of its answers (answers.py) and a tokenizer in which a place, or a fixed
+piece of JSON, is one token.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imagescope.prompts import PromptSet, load_prompts
+from imagescope.tiny.answers import Sample, composed_sample, dialogue_samples, text_sample
+from imagescope.tiny.learning import (
+    IGNORED,
+    Progress,
+    batch_texts,
+    export,
+    fan_in,
+    fit,
+    quiet,
+    start,
+)
+from imagescope.tiny.scenes import CELLS
+from imagescope.tiny.tokens import word_tokenizer
+
+STEPS, BATCH, RATE = 6000, 32, 2e-3
+LAYERS, WIDTH, HEADS, INNER, CONTEXT = 4, 128, 4, 352, 2048
+# Of a hundred queries: composed ones are the hardest to learn.
+MIX = {"composed": 62, "text": 20, "dialogue": 18}
+QUESTIONS_SHARE = 0.4  # of all queries: their second call is trained on, too
+PIECES = (
+    *(f" {word} the {cell}" for word in ("at", "in", "to") for cell in CELLS),
+    *(f"{cell}:" for cell in CELLS),
+    *(f"\n   ({i})" for i in range(1, 5)),
+    *('```json\n{"step1": [["', '```json\n{"step2": [["', '"]], "step2": ["', '"], ["', '", "'),
+    *('"]}\n```', '"]]}\n```', "\n"),
+)
+PAD, USER, ASSISTANT, END = SPECIAL = ("<|pad|>", "<|user|>", "<|assistant|>", "<|end|>")
+TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def samples(rng: Random, split: str, objects: int | None = None) -> Iterator[Sample]:
+    """Endless random samples of both prompts, made of scenes of one split."""
+    prompts, talk = load_prompts("tiny", "CIRR"), load_prompts("tiny", "VisDial")
+    rounds: list[tuple[Sample, Sample]] = []
+    while True:
+        task = rng.choices(list(MIX), list(MIX.values()))[0]
+        if task == "dialogue":
+            rounds = rounds or dialogue_samples(talk, rng, split)
+            synthesis, questions = rounds.pop()
+        else:
+            make = composed_sample if task == "composed" else text_sample
+            synthesis, questions = make(prompts, rng, split, objects)
+        yield synthesis
+        if rng.random() < QUESTIONS_SHARE:
+            yield questions
+
+
+def make_tokenizer() -> Any:
+    """The reasoner's tokenizer, with its chat template."""
+    source = samples(Random(0), "train")
+    texts = [text for s in (next(source) for _ in range(4000)) for text in (s.prompt, s.answer)]
+    pieces = re.compile("|".join(re.escape(p) for p in sorted(PIECES, key=len, reverse=True)))
+    return word_tokenizer(
+        (part for text in texts for part in pieces.split(text)),
+        special=SPECIAL,
+        words=PIECES,
+        chat_template=TEMPLATE,
+        eos_token=END,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build(tokenizer: Any) -> Any:
+    """An untrained model for the tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=INNER,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        max_position_embeddings=CONTEXT,
+        rope_theta=10_000.0,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    fan_in(model)
+    return model
+
+
+def _batches(tokenizer: Any, rng: Random, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Endless batches of texts of similar length, so that little is padding."""
+    source = samples(rng, "train")
+    while True:
+        pool = [next(source) for _ in range(size * 32)]
+        prompts = tokenizer([f"{USER}{s.prompt}{ASSISTANT}" for s in pool])["input_ids"]
+        answers = tokenizer([f"{s.answer}{END}" for s in pool])["input_ids"]
+        order = sorted(range(len(pool)), key=lambda i: len(prompts[i]) + len(answers[i]))
+        chunks = [order[i : i + size] for i in range(0, len(order), size)]
+        rng.shuffle(chunks)
+        for chunk in chunks:
+            yield batch_texts(
+                [prompts[i] for i in chunk], [answers[i] for i in chunk], tokenizer.pad_token_id
+            )
+
+
+def train_reasoner(
+    out: Path,
+    *,
+    steps: int = STEPS,
+    seed: int = 0,
+    threads: int = 2,
+    progress: Progress = quiet,
+    save_every: int = 1000,
+    batch: int = BATCH,
+) -> None:
+    """Trains from nothing and writes the checkpoint to `out`, and now and then on the way."""
+    rng = start(seed, threads)
+    tokenizer = make_tokenizer()
+    model = build(tokenizer)
+    model.generation_config.max_new_tokens = 512
+    batches = _batches(tokenizer, rng, batch)
+
+    def loss_at(step: int) -> Tensor:
+        if step and step % save_every == 0:
+            export(model, tokenizer, out)
+        ids, _, labels = next(batches)  # padding is on the right, where causal attention never looks
+        hidden = model.model(input_ids=ids, use_cache=False)[0]
+        asked = labels != IGNORED
+        return nn.functional.cross_entropy(model.lm_head(hidden[asked]), labels[asked])
+
+    fit(loss_at, model.parameters(), steps=steps, rate=RATE, what="reasoner", progress=progress)
+    export(model, tokenizer, out)
