@@ -1,0 +1,85 @@
+"""Engines: one contract (base.py), several ways to run a model. `open_engine` chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from importlib.util import find_spec
+from typing import Any
+
+from imagescope.config import EngineName, ModelConfig
+from imagescope.engines.base import Engine, Request, Response
+from imagescope.errors import UserError
+
+__all__ = ["Lazy", "choose", "open_engine"]
+# what of a role's configuration determines answers, besides each request's own decoding
+DECLARED = ("model", "revision", "dtype", "quantization", "template", "max_model_len", "base_url")
+
+
+class Lazy:
+    """An engine that is chosen, and its checkpoint looked at, only when something needs it.
+
+    declared: what the configuration says of it, known without any checkpoint: a bundle of
+        responses is replayed by this where the checkpoint itself is absent.
+    """
+
+    def __init__(self, declared: dict[str, Any], make: Callable[[], Engine]):
+        self.declared = declared
+        self._make = make
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return self._make()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self._engine.identity
+
+    @property
+    def loads(self) -> int:
+        return int(getattr(self._made, "loads", 0))
+
+    @property
+    def load_seconds(self) -> float:
+        return float(getattr(self._made, "load_seconds", 0.0))
+
+    @property
+    def _made(self) -> Engine | None:
+        return self.__dict__.get("_engine")
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
+        if requests:
+            yield from self._engine.generate(requests)
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
+
+
+def choose(config: ModelConfig, engine: EngineName = "auto") -> str:
+    """The engine a role runs in: its own wish, else the run's; auto: vLLM where it is installed,
+    else transformers. Raises UserError where the wished one is not installed."""
+    wish = config.engine or engine
+    if wish == "auto":
+        return "openai" if config.base_url else "vllm" if find_spec("vllm") else "transformers"
+    if find_spec(wish) is None:
+        raise UserError(f"engine {wish}: not installed here (pip install 'imagescope[{wish}]')")
+    return wish
+
+
+def open_engine(
+    config: ModelConfig, engine: EngineName = "auto", *, ray_address: str | None = None
+) -> Lazy:
+    """The engine for a role's configuration; nothing is loaded or looked up yet.
+
+    ray_address: of a running Ray cluster to join ("auto": the one this machine is part of). With
+    several GPUs, or a cluster, the model runs once on each.
+    """
+
+    def make() -> Engine:
+        from imagescope.engines.transformers import Transformers
+
+        return Transformers(config)
+
+    declared = config.model_dump(include=set(DECLARED)) | {"engine": config.engine or engine}
+    return Lazy(declared, make)

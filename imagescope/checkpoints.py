@@ -1,0 +1,225 @@
+"""Where a checkpoint is, whether it is all there, and what identifies it.
+
+A checkpoint is a local folder (from the working folder, else from the repository) or a hub id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from imagescope.config import PACKAGE
+from imagescope.errors import UserError
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+CONFIGS = ("config.json", "open_clip_config.json")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
+# what a download need not bring: other frameworks' copies of the weights
+FOREIGN = ["*.h5", "*.msgpack", "*.onnx", "*.gguf", "*.ot", "original/*", "onnx/*", "*.tflite"]
+LARGE = 64 << 20  # bytes; hashes of larger files are remembered between runs
+
+
+def locate(model: str) -> str:
+    """The folder of a local checkpoint, or the hub id as it is.
+
+    Raises UserError for a folder that is missing or half-downloaded; a hub id is not looked up.
+    """
+    given = Path(model).expanduser()
+    for folder in (given, PACKAGE.parent / given):
+        if folder.is_dir():
+            if found := problems(folder):
+                raise UserError(_incomplete(str(folder), found))
+            return str(folder)
+    first = given.parts[0] if given.parts else ""
+    local = not HUB_ID.fullmatch(model) or first in (".", "..")
+    if local or (len(given.parts) > 1 and (given.parent.is_dir() or _inside(given.parent))):
+        raise UserError(
+            f"no such checkpoint folder: {model} (looked from {Path.cwd()} and from "
+            f"{PACKAGE.parent}). A hub checkpoint is named OWNER/NAME; the tiny ones are in "
+            "data/tiny/models (`imagescope tiny train` makes them)."
+        )
+    return model
+
+
+def _inside(folder: Path) -> bool:
+    return (PACKAGE.parent / folder).is_dir()
+
+
+def fingerprint(model: str, revision: str | None = None) -> dict[str, str]:
+    """What identifies a checkpoint's content, cheaply: no weights of a hub checkpoint are read.
+
+    A hub id: {"model": id, "revision": commit}. A local folder: {"sha256": hash of the names and
+    contents of its files}. Raises UserError where neither disk nor hub has it.
+    """
+    source = locate(model)
+    if not Path(source).is_dir():
+        return {"model": source, "revision": _snapshot(source, revision).name}
+    folder, digest = Path(source), hashlib.sha256()
+    known, seen = _remembered(folder), {}
+    for path in _files(folder):
+        name, stat = path.relative_to(folder).as_posix(), path.stat()
+        stamp = [stat.st_size, stat.st_mtime_ns]
+        if stat.st_size > LARGE and known.get(name, [])[:2] == stamp:
+            content = known[name][2]
+        else:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+        if stat.st_size > LARGE:
+            seen[name] = [*stamp, content]
+        digest.update(f"{name}\0{content}\n".encode())
+    if seen and seen != known:
+        _remember(folder, seen)
+    return {"sha256": digest.hexdigest()}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """What determines a checkpoint's answers: everything but hidden files and documents."""
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not hidden and path.suffix != ".md":
+            yield path
+
+
+def _hash_file(folder: Path) -> Path:
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    return root / "imagescope" / "checkpoints" / f"{name}.json"
+
+
+def _remembered(folder: Path) -> dict[str, list[Any]]:
+    try:
+        found = json.loads(_hash_file(folder).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remember(folder: Path, hashes: dict[str, list[Any]]) -> None:
+    path = _hash_file(folder)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(hashes))
+        os.replace(temporary, path)
+    except OSError:
+        pass  # no place to remember: the next run hashes again
+
+
+def problems(folder: Path) -> list[str]:
+    """What a checkpoint folder lacks to be loaded; empty where it is whole."""
+    found = []
+    if not any((folder / name).is_file() for name in CONFIGS):
+        found.append("no config.json")
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        found.append("no tokenizer (tokenizer.json or tokenizer.model)")
+    shards: set[str] = set()
+    for index in folder.glob("*.index.json"):
+        try:
+            shards |= set(json.loads(index.read_text())["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            found.append(f"{index.name} is damaged")
+    weights = {path.name for pattern in WEIGHTS for path in folder.glob(pattern)}
+    found += [f"no {name}, which the index names" for name in sorted(shards - weights)]
+    if not weights and not shards:
+        found.append("no weights (*.safetensors)")
+    for name in sorted(weights):
+        if name.endswith(".safetensors") and (why := _damage(folder / name)):
+            found.append(f"{name} {why}")
+    return found
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with a safetensors file, judged by its header and size alone."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if start == b"version ":
+            return "is only a Git LFS pointer (git lfs pull)"
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        try:
+            header = json.loads(file.read(length)) if length < size else None
+            ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            return "is truncated or no safetensors file"
+    return "" if 8 + length + max(ends, default=0) == size else "is truncated"
+
+
+def _incomplete(where: str, found: list[str]) -> str:
+    return (
+        f"{where}: the checkpoint is incomplete: {'; '.join(found)}. Download it again "
+        f"(hf download OWNER/NAME --local-dir {where}); the tiny ones come with the repository "
+        "(git checkout -- data/tiny/models)."
+    )
+
+
+def fetch(model: str, revision: str | None = None) -> str:
+    """The folder from which a checkpoint is loaded; downloads what the hub's cache lacks.
+
+    Raises UserError where it cannot be had, naming the command that brings it.
+    """
+    source = locate(model)
+    if Path(source).is_dir():
+        return source
+    folder = _snapshot(source, revision)
+    if problems(folder):
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(source, revision=folder.name, ignore_patterns=FOREIGN))
+        except Exception as error:
+            raise _unavailable(source, error) from None
+        if found := problems(folder):
+            raise UserError(f"{source}: the download is incomplete: {'; '.join(found)}.")
+    return str(folder)
+
+
+def read_config(model: str, revision: str | None = None) -> dict[str, Any]:
+    """A checkpoint's config.json."""
+    source = locate(model)
+    folder = Path(source) if Path(source).is_dir() else _snapshot(source, revision)
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'}: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{folder / 'config.json'}: not a checkpoint's configuration")
+    return found
+
+
+def _snapshot(model: str, revision: str | None) -> Path:
+    """The hub cache's folder for a checkpoint, named by its commit; fetches config.json if new."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, "config.json", revision=revision)
+    if not isinstance(found, str):
+        try:
+            found = hf_hub_download(model, "config.json", revision=revision)
+        except Exception as error:
+            raise _unavailable(model, error) from None
+    return Path(found).parent
+
+
+def _unavailable(model: str, error: Exception) -> UserError:
+    """The hub's exceptions, in words that say what to do."""
+    from huggingface_hub import errors as hub
+
+    page = f"https://huggingface.co/{model}"
+    if isinstance(error, hub.GatedRepoError):
+        why = f"it is gated: accept its licence at {page} and log in (hf auth login)"
+    elif isinstance(error, hub.RevisionNotFoundError):
+        why = "the hub has no such revision"
+    elif isinstance(error, hub.RepositoryNotFoundError):
+        why = "neither a local folder nor a checkpoint on the hub (or private: hf auth login)"
+    else:
+        why = (
+            "it is not in the local cache and the hub cannot be reached. Where there is a network: "
+            f"hf download {model}; then copy its cache (HF_HOME) or folder here"
+        )
+    return UserError(f"cannot get checkpoint {model}: {why}.")

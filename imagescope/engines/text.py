@@ -1,0 +1,63 @@
+"""What the local engines do to text: templates around prompts, words at a first token, stops."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from imagescope.errors import UserError
+
+
+def neutraliser(tokenizer: Any) -> re.Pattern[str]:
+    """Finds control tokens in text that is only data: `<image>` in a user's instruction must not
+    count as a second image, nor `<|eot_id|>` end the turn."""
+    tokens = set(tokenizer.all_special_tokens)
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    tokens |= {token.content for token in added if token.special}
+    tokens = {token for token in tokens if len(token.strip()) > 1}
+    longest_first = sorted(map(re.escape, tokens), key=lambda t: (-len(t), t))
+    return re.compile("|".join(longest_first) or r"(?!)")
+
+
+def neutral(prompt: str, control: re.Pattern[str]) -> str:
+    """The prompt with a space inside every control token, which makes it plain text."""
+    return control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", prompt)
+
+
+def wrap(template: str, prompt: str) -> str:
+    """A raw template with the prompt in it. (Not str.format: prompts and templates hold braces.)"""
+    if "{prompt}" not in template:
+        raise UserError(f"the template {template!r} has no {{prompt}} in it")
+    return template.replace("{prompt}", prompt)
+
+
+def variants(choices: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """For each choice the ids of the single tokens that say it: any case, with or without a space
+    before it. Raises UserError where the vocabulary has no such token."""
+    result = []
+    for choice in choices:
+        ids = set()
+        for word in (choice, choice.lower(), choice.capitalize(), choice.upper()):
+            for text in (word, " " + word):
+                found = tokenizer.encode(text, add_special_tokens=False)
+                if len(found) == 1:
+                    ids.add(int(found[0]))
+        ids.discard(getattr(tokenizer, "unk_token_id", None) or -1)
+        if not ids:
+            raise UserError(f"the checkpoint has no single token for the choice {choice!r}")
+        result.append(sorted(ids))
+    return result
+
+
+def shares(probabilities: Mapping[int, float], ids: Sequence[Sequence[int]]) -> tuple[float, ...]:
+    """The probability of each choice, summed over its tokens, normalised over the choices."""
+    sums = [sum(probabilities[i] for i in group) for group in ids]
+    total = sum(sums)
+    return tuple(s / total if total > 0 else 1 / len(sums) for s in sums)
+
+
+def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    """The text before the first stop string, and whether there was one."""
+    places = [at for stop in stops if (at := text.find(stop)) >= 0]
+    return (text[: min(places)], True) if places else (text, False)

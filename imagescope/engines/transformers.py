@@ -1,0 +1,339 @@
+"""The transformers engine: any checkpoint of the generic text and image-text classes, in batches.
+
+Runs in this process; on a CPU in float32, on one GPU in the checkpoint's own dtype.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+from imagescope.checkpoints import fetch
+from imagescope.config import ModelConfig
+from imagescope.engines import device
+from imagescope.engines.base import Pair, Picture, Request, Response
+from imagescope.engines.images import UnreadableImage, prepare
+from imagescope.engines.text import cut, neutral, neutraliser, shares, variants, wrap
+from imagescope.errors import UserError
+
+log = logging.getLogger("imagescope")
+DECODERS = 4  # threads that read images
+Batch = list[tuple[int, Request]]
+
+
+class Transformers:
+    """See engines/base.py. loads, load_seconds: how often the model was loaded, and for how long.
+
+    schema is not enforced here. An exception while a batch runs (out of memory, say) halves it;
+    a request that fails alone gets a response with the error.
+    """
+
+    def __init__(self, config: ModelConfig):
+        self.config = config
+        self.loads, self.load_seconds = 0, 0.0
+        self._model: Any = None
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        return device.identity("transformers", self.config)
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
+        """Answers in batches of config.batch_size, cut from the requests in a fixed order: by
+        length where there are no images (less padding), else as given (images stay together)."""
+        if not requests:
+            return
+        self._load()
+        texts = {i: self._text(request) for i, request in enumerate(requests)}
+        batches = [
+            part[start : start + self.config.batch_size]
+            for part in self._alike(requests, texts)
+            for start in range(0, len(part), self.config.batch_size)
+        ]
+        with ThreadPoolExecutor(DECODERS, "decode") as pool:
+            images = _Images(pool)
+            for number, batch in enumerate(batches):
+                following = batches[number + 1] if number + 1 < len(batches) else []
+                images.expect(batch)
+                images.expect(following)
+                yield from self._answer(batch, texts, images)
+                images.forget(keep=following)
+
+    def close(self) -> None:
+        self._model = self._processor = self._tokenizer = None
+        gc.collect()
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _load(self) -> None:
+        if self._model is not None:
+            return
+        start, config = time.monotonic(), self.config
+        if config.quantization:
+            raise UserError(
+                f"{config.model}: quantization {config.quantization!r} is vLLM's; with the "
+                "transformers engine use a checkpoint that is stored quantised, or none"
+            )
+        import torch
+        import transformers
+
+        folder, known = fetch(config.model, config.revision), {"trust_remote_code": True}
+        trust = known if config.trust_remote_code else {}
+        verbosity = transformers.logging.get_verbosity()
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        try:
+            described = transformers.AutoConfig.from_pretrained(folder, **trust)
+            self._sees = hasattr(described, "vision_config")
+            if self._sees:
+                kind = transformers.AutoModelForImageTextToText
+                self._processor = transformers.AutoProcessor.from_pretrained(folder, **trust)
+                self._tokenizer = self._processor.tokenizer
+                self._processor.image_processor = _Remember(self._processor.image_processor)
+            else:
+                kind = transformers.AutoModelForCausalLM
+                self._processor = None
+                self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **trust)
+            dtype = getattr(torch, device.resolve_dtype(config), None)
+            if not isinstance(dtype, torch.dtype):
+                raise UserError(f"{config.model}: unknown dtype {config.dtype!r}")
+            model = kind.from_pretrained(folder, dtype=dtype, **trust).eval()
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise UserError(
+                f"transformers cannot load {config.model}: {str(error).strip().splitlines()[0]} "
+                "(a checkpoint that is remote code may run with engine: vllm)"
+            ) from error
+        finally:
+            transformers.logging.set_verbosity(verbosity)
+        self._model = model.to("cuda" if device.visible_gpus() else "cpu")
+        self._prepare_decoding(transformers)
+        self.loads += 1
+        self.load_seconds += time.monotonic() - start
+
+    def _prepare_decoding(self, transformers: Any) -> None:
+        tokenizer, text = self._tokenizer, self._model.config.get_text_config()
+        tokenizer.padding_side = "left"
+        stored = self._model.generation_config.eos_token_id
+        if stored is None:
+            stored = tokenizer.eos_token_id
+        self._eos = {stored} if isinstance(stored, int) else set(stored or ())
+        if tokenizer.pad_token_id is None or tokenizer.pad_token_id in self._eos:
+            # Padding counts as seen for the repetition penalty: it must not be an end token.
+            tokenizer.pad_token = tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+        self._control = neutraliser(tokenizer)
+        self._context = min(
+            self.config.max_model_len or 1 << 30,
+            getattr(text, "max_position_embeddings", None) or 1 << 30,
+        )
+        # of its own: a checkpoint's sampling settings do not concern greedy decoding
+        self._model.generation_config = transformers.GenerationConfig(
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+        )
+
+    def _text(self, request: Request) -> str:
+        """The request's prompt in its template, with one image token per image."""
+        prompt = neutral(request.prompt, self._control)
+        if self.config.template is not None:
+            text = wrap(self.config.template, prompt)
+        else:
+            speaker = self._processor or self._tokenizer
+            if not getattr(speaker, "chat_template", None) and not self._tokenizer.chat_template:
+                raise UserError(
+                    f"{self.config.model} has no chat template: give its role a `template`"
+                )
+            content: Any = prompt
+            if self._sees:
+                content = [{"type": "image"} for _ in request.images]
+                content.append({"type": "text", "text": prompt})
+            text = speaker.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
+        if request.images and self._sees and self._processor.image_token not in text:
+            text = self._processor.image_token * len(request.images) + text
+        return str(text)
+
+    def _alike(self, requests: Sequence[Request], texts: dict[int, str]) -> list[Batch]:
+        """Requests grouped by what a batch must share."""
+        groups: dict[tuple, Batch] = {}
+        for i, r in enumerate(requests):
+            key = (r.max_tokens, r.repetition_penalty, r.stop, r.choices, len(r.images))
+            groups.setdefault(key, []).append((i, r))
+        for (*_, images), batch in groups.items():
+            if not images:
+                batch.sort(key=lambda item: len(texts[item[0]]))
+        return list(groups.values())
+
+    def _answer(
+        self, batch: Batch, texts: dict[int, str], images: _Images
+    ) -> Iterator[tuple[int, Response]]:
+        """The batch's responses; halves it where it fails as a whole."""
+        readable, pixels = [], []
+        for i, request in batch:
+            try:
+                if request.images and not self._sees:
+                    raise UnreadableImage(f"{self.config.model} takes no images")
+                pixels += [images[image] for image in request.images]
+                readable.append((i, request))
+            except UnreadableImage as error:
+                yield i, Response("", finish="error", error=str(error))
+        if not readable:
+            return
+        try:
+            found = self._forward([r for _, r in readable], [texts[i] for i, _ in readable], pixels)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if len(readable) == 1:
+                log.warning("%s: a request failed: %s", self.config.model, why)
+                yield readable[0][0], Response("", finish="error", error=why)
+                return
+            log.debug("%s: a batch of %d failed, halved: %s", self.config.model, len(batch), why)
+            del error
+            half = len(readable) // 2
+            yield from self._answer(readable[:half], texts, images)
+            yield from self._answer(readable[half:], texts, images)
+            return
+        for (i, _), response in zip(readable, found, strict=True):
+            yield i, response
+
+    def _forward(
+        self, requests: list[Request], texts: list[str], pixels: list[Any]
+    ) -> list[Response]:
+        import torch
+
+        first = requests[0]
+        options: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
+        if pixels:
+            inputs = self._processor(images=pixels, text=texts, **options)
+        else:
+            raw = self.config.template is not None  # a chat template writes the BOS token itself
+            inputs = self._tokenizer(texts, add_special_tokens=raw, **options)
+        inputs.pop("labels", None)
+        lengths = inputs["attention_mask"].sum(1).tolist()
+        room = [self._context - length for length in lengths]
+        if min(room) <= 0:
+            if len(requests) > 1:
+                raise ValueError("a prompt is longer than the context")
+            raise ValueError(f"the prompt has {lengths[0]} tokens, the context {self._context}")
+        limits = [min(r, first.max_tokens) for r in room]
+        inputs = inputs.to(self._model.device)
+        for name, value in inputs.items():
+            if torch.is_floating_point(value):
+                inputs[name] = value.to(self._model.dtype)
+        stop_ids, stops = self._stops(first.stop)
+        with torch.inference_mode():
+            out = self._model.generate(
+                **inputs,
+                max_new_tokens=max(limits),
+                repetition_penalty=first.repetition_penalty,
+                eos_token_id=sorted(self._eos | stop_ids) or None,
+                stop_strings=stops or None,
+                tokenizer=self._tokenizer if stops else None,
+                return_dict_in_generate=True,
+                output_logits=bool(first.choices),
+            )
+        width = inputs["input_ids"].shape[1]
+        chosen: list[tuple[float, ...]] = [()] * len(requests)
+        if first.choices:
+            ids = variants(first.choices, self._tokenizer)
+            table = out.logits[0].float().softmax(-1).cpu().tolist()
+            chosen = [shares(dict(enumerate(row)), ids) for row in table]
+        return [
+            self._response(tokens[:limit], length, self._eos | stop_ids, first.stop, probabilities)
+            for tokens, limit, length, probabilities in zip(
+                out.sequences[:, width:].tolist(), limits, lengths, chosen, strict=True
+            )
+        ]
+
+    def _stops(self, stop: tuple[str, ...]) -> tuple[set[int], list[str]]:
+        """Stop strings that are one token end a text as that token; the others as strings."""
+        vocabulary = self._tokenizer.get_vocab()
+        ids = {vocabulary[s] for s in stop if s in vocabulary}
+        return ids, [s for s in stop if s not in vocabulary]
+
+    def _response(
+        self,
+        tokens: list[int],
+        prompt_tokens: int,
+        ends: set[int],
+        stop: tuple[str, ...],
+        probabilities: tuple[float, ...],
+    ) -> Response:
+        end = next((n for n, token in enumerate(tokens) if token in ends), None)
+        kept = tokens if end is None else tokens[:end]
+        text, stopped = cut(self._tokenizer.decode(kept, skip_special_tokens=True), stop)
+        return Response(
+            text,
+            prompt_tokens,
+            len(kept) + (end is not None),
+            "stop" if stopped or end is not None else "length",
+            probabilities,
+        )
+
+
+class _Images:
+    """Pixels of the batches at hand, decoded ahead in threads, each image once."""
+
+    def __init__(self, pool: ThreadPoolExecutor):
+        self._pool = pool
+        self._waiting: dict[Picture | Pair, Future[Any]] = {}
+
+    def expect(self, batch: Batch) -> None:
+        for _, request in batch:
+            for image in request.images:
+                if image not in self._waiting:
+                    self._waiting[image] = self._pool.submit(prepare, image)
+
+    def __getitem__(self, image: Picture | Pair) -> Any:
+        return self._waiting[image].result()
+
+    def forget(self, keep: Batch) -> None:
+        needed = {image for _, request in keep for image in request.images}
+        self._waiting = {k: v for k, v in self._waiting.items() if k in needed}
+
+
+class _Remember:
+    """An image processor that keeps what it made of the last images, for stages that ask several
+    questions about each. What it makes of images one by one is joined along the first axis."""
+
+    SIZE = 32
+
+    def __init__(self, processor: Any):
+        self._processor = processor
+        self._made: OrderedDict[tuple, tuple[Any, Any]] = OrderedDict()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+    def __call__(self, images: Any, **options: Any) -> Any:
+        import torch
+
+        flat = [i for item in images for i in (item if isinstance(item, list) else [item])]
+        parts = [self._one(image, options) for image in flat]
+        joined: dict[str, Any] = {}
+        for key, value in parts[0].items():
+            values = [part[key] for part in parts]
+            if not isinstance(value, torch.Tensor):
+                joined[key] = [x for v in values for x in v]
+            elif len({v.shape[1:] for v in values}) == 1:
+                joined[key] = torch.cat(values)
+            else:  # tiles of differing number: the processor knows how it pads them
+                return self._processor(images, **options)
+        return type(parts[0])(joined)
+
+    def _one(self, image: Any, options: dict[str, Any]) -> Any:
+        # the image is kept beside its result: an id is unique only as long as its object lives
+        key = (id(image), repr(sorted(options.items())))
+        if key not in self._made:
+            self._made[key] = (image, self._processor([image], **options))
+            if len(self._made) > self.SIZE:
+                self._made.popitem(last=False)
+        return self._made[key][1]
