@@ -144,7 +144,7 @@ def _damage(path: Path) -> str:
             return "is only a Git LFS pointer (git lfs pull)"
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         try:
-            header = json.loads(file.read(length)) if length < size else None
+            header = json.loads(file.read(length) if length < size else b"")
             ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             return "is truncated or no safetensors file"
@@ -195,11 +195,12 @@ def read_config(model: str, revision: str | None = None) -> dict[str, Any]:
 
 def _snapshot(model: str, revision: str | None) -> Path:
     """The hub cache's folder for a checkpoint, named by its commit; fetches config.json if new."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import hf_hub_download, model_info, try_to_load_from_cache
 
     found = try_to_load_from_cache(model, "config.json", revision=revision)
     if not isinstance(found, str):
         try:
+            model_info(model, revision=revision, timeout=10)  # fails at once, without retries
             found = hf_hub_download(model, "config.json", revision=revision)
         except Exception as error:
             raise _unavailable(model, error) from None

@@ -75,7 +75,8 @@ class Engine(Protocol):
     close: gives the memory back; the engine may be used again afterwards (it loads again).
     """
 
-    identity: dict[str, Any]
+    @property
+    def identity(self) -> dict[str, Any]: ...
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]: ...
 

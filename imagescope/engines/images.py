@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from imagescope.engines.base import Pair, Picture
 
@@ -39,7 +39,7 @@ def load_picture(path: str | Path) -> Image.Image:
         raise
     except FileNotFoundError:
         raise UnreadableImage(f"{path}: no such file") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         empty = Path(path).stat().st_size == 0
         raise UnreadableImage(f"{path}: {'empty' if empty else 'not an image'}") from None
     except Image.DecompressionBombError:

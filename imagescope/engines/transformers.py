@@ -38,6 +38,8 @@ class Transformers:
         self.config = config
         self.loads, self.load_seconds = 0, 0.0
         self._model: Any = None
+        self._processor: Any = None
+        self._tokenizer: Any = None
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -92,6 +94,7 @@ class Transformers:
         try:
             described = transformers.AutoConfig.from_pretrained(folder, **trust)
             self._sees = hasattr(described, "vision_config")
+            kind: Any
             if self._sees:
                 kind = transformers.AutoModelForImageTextToText
                 self._processor = transformers.AutoProcessor.from_pretrained(folder, **trust)
@@ -99,7 +102,6 @@ class Transformers:
                 self._processor.image_processor = _Remember(self._processor.image_processor)
             else:
                 kind = transformers.AutoModelForCausalLM
-                self._processor = None
                 self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **trust)
             dtype = getattr(torch, device.resolve_dtype(config), None)
             if not isinstance(dtype, torch.dtype):
