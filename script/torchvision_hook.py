@@ -4,9 +4,9 @@ PyPI has only CUDA builds of torchvision. Beside a CPU torch their compiled oper
 and `import torchvision` fails where it registers fakes for two of them ("operator torchvision::nms
 does not exist"). Declaring the two operators first is enough for everything the product uses.
 
-Installed as a .pth file (so that child processes have it too): copy this file to site-packages
-as imagescope_torchvision_hook.py, beside imagescope_torchvision_hook.pth holding the line
-`import imagescope_torchvision_hook`. With a matching torchvision it does nothing.
+script/env.sh installs it where torchvision does not import, and only there, as a .pth file (so that
+child processes have it too): this file becomes imagescope_torchvision_hook.py in site-packages,
+beside imagescope_torchvision_hook.pth with the line `import imagescope_torchvision_hook`.
 """
 
 import importlib.abc

@@ -85,7 +85,7 @@ def test_tiny_data_are_made_not_downloaded(
     assert checks(tmp_path / "tiny")["CIRR"].remedy == f"imagescope tiny make {tmp_path / 'tiny'}"
 
 
-@pytest.mark.parametrize("token", [None, "hf_secret"])
+@pytest.mark.parametrize("token", [None, "hf_secret"], ids=["without", "with"])
 def test_gated_models(
     token: str | None,
     monkeypatch: pytest.MonkeyPatch,
