@@ -1,0 +1,176 @@
+"""Any engine, asked only what is new: every response is kept under what determines it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from imagescope.cache import Cache, Entry, digest
+from imagescope.engines.base import Engine, Pair, Picture, Request, Response, collect
+from imagescope.errors import UserError
+
+
+@dataclass
+class EngineStats:
+    """What an engine was asked since it was opened. wanted = duplicates + cached + asked + errors
+    (images that could not be read); seconds: the model's, without loading it."""
+
+    wanted: int = 0
+    duplicates: int = 0
+    cached: int = 0
+    asked: int = 0
+    errors: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
+    load_seconds: float = 0.0
+    loads: int = 0
+
+
+class Cached:
+    """See engines/base.py. The key of a response is made of the engine's identity, the prompt, the
+    images' content and preparation, and the decoding: nothing else, so not of paths or batches.
+
+    chunk_size: requests asked together and stored together, or not at all. Chunks are cut from
+        the distinct requests before it is looked up what is held, so that a chunk which an
+        interrupted run repeats has the company it would have had.
+    replay: everything must be held; the engine is never asked, nor its checkpoint looked at.
+    """
+
+    def __init__(self, engine: Engine, cache: Cache, chunk_size: int = 256, replay: bool = False):
+        self.stats = EngineStats()
+        self._engine, self._cache = engine, cache
+        self._chunk_size, self._replay = chunk_size, replay
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        return self._cache.replayed(self._declared) if self._replay else self._engine.identity
+
+    @property
+    def _declared(self) -> dict[str, Any]:
+        declared: dict[str, Any] = getattr(self._engine, "declared", {})
+        return declared
+
+    @cached_property
+    def _id(self) -> str:
+        return self._cache.register(self.identity, self._declared)
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def missing(self, requests: Sequence[Request]) -> int:
+        """How many of the requests would be asked, once duplicates and what is held are gone."""
+        if not requests:
+            return 0
+        places, _, _ = self._places(requests)
+        return len(places) - len(self._cache.responses(places))
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
+        """What is held first, then chunk by chunk. Raises UserError, naming the request, where a
+        replay lacks a response."""
+        if not requests:
+            return
+        places, materials, unread = self._places(requests)
+        held = self._cache.responses(places)
+        stats = self.stats
+        stats.wanted += len(requests)
+        stats.errors += len(unread)
+        stats.duplicates += len(requests) - len(unread) - len(places)
+        stats.cached += len(held)
+        yield from unread.items()
+        for key, response in held.items():
+            for i in places[key]:
+                yield i, response
+        keys = list(places)
+        cuts = [keys[n : n + self._chunk_size] for n in range(0, len(keys), self._chunk_size)]
+        chunks = [chunk for cut in cuts if (chunk := [key for key in cut if key not in held])]
+        if self._replay and chunks:
+            raise self._absent(requests[places[chunks[0][0]][0]], sum(map(len, chunks)))
+        asked = [[requests[places[key][0]] for key in chunk] for chunk in chunks]
+        for number, responses in self._ask(asked):
+            found = dict(zip(chunks[number], responses, strict=True))
+            self._cache.put([Entry(k, self._id, materials[k], r) for k, r in found.items()])
+            stats.asked += len(found)
+            stats.prompt_tokens += sum(r.prompt_tokens for r in responses)
+            stats.output_tokens += sum(r.output_tokens for r in responses)
+            for key, response in found.items():
+                for i in places[key]:
+                    yield i, response
+
+    def _ask(self, chunks: list[list[Request]]) -> Iterator[tuple[int, list[Response]]]:
+        """(number of the chunk, its responses in order); timed without what the caller does."""
+        several = getattr(self._engine, "chunks", None)
+        source = (
+            several(chunks)
+            if several
+            else ((n, collect(self._engine, chunk)) for n, chunk in enumerate(chunks))
+        )
+        while True:
+            start, loading, loads = time.monotonic(), *self._loading()
+            item = next(source, None)
+            spent, (after, times) = time.monotonic() - start, self._loading()
+            # replicas load side by side: no more loading than there was time
+            load_seconds = min(after - loading, spent)
+            self.stats.load_seconds += load_seconds
+            self.stats.loads += times - loads
+            self.stats.seconds += spent - load_seconds
+            if item is None:
+                return
+            yield item
+
+    def _loading(self) -> tuple[float, int]:
+        engine = self._engine
+        return getattr(engine, "load_seconds", 0.0), getattr(engine, "loads", 0)
+
+    def _places(
+        self, requests: Sequence[Request]
+    ) -> tuple[dict[str, list[int]], dict[str, dict[str, Any]], dict[int, Response]]:
+        """key -> the requests it stands for; key -> what it is made of; and the responses of
+        those whose images cannot be read."""
+        hashes = self._cache.hashes(
+            {path for request in requests for image in request.images for path in _paths(image)}
+        )
+        places: dict[str, list[int]] = {}
+        materials: dict[str, dict[str, Any]] = {}
+        unread: dict[int, Response] = {}
+        for i, request in enumerate(requests):
+            lost = [p for image in request.images for p in _paths(image) if not hashes[p]]
+            if lost:
+                unread[i] = Response("", finish="error", error=f"{lost[0]}: cannot be read")
+                continue
+            material = _material(request, hashes)
+            key = digest([self._id, material])
+            materials[key] = material
+            places.setdefault(key, []).append(i)
+        return places, materials, unread
+
+    def _absent(self, request: Request, count: int) -> UserError:
+        images = ", ".join(p for image in request.images for p in _paths(image))
+        return UserError(
+            f"{self._cache.path}: {count} responses are not in the bundle; the first is "
+            f"{self._declared.get('model', 'the model')}'s to {request.prompt[-200:]!r}"
+            f"{' about ' + images if images else ''}. Replay with the options of the run that was "
+            "exported."
+        )
+
+
+def _paths(image: Picture | Pair) -> list[str]:
+    if isinstance(image, Picture):
+        return [image.path]
+    return [image.right] if image.left is None else [image.left, image.right]
+
+
+def _material(request: Request, hashes: Mapping[str, str]) -> dict[str, Any]:
+    """A request as what determines its answer: images by content and preparation."""
+    images: list[list[str | None]] = []
+    for image in request.images:
+        if isinstance(image, Picture):
+            images.append(["picture", hashes[image.path]])
+        else:
+            left = hashes[image.left] if image.left is not None else None
+            images.append(["pair", left, hashes[image.right]])
+    plain = {f.name: getattr(request, f.name) for f in fields(request)}
+    return plain | {"images": images}

@@ -1,0 +1,339 @@
+"""The response cache: what is in a key, all or nothing, several at once, bundles, bad files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagescope.bundle import export, read_used, write_used
+from imagescope.cache import Cache, Entry
+from imagescope.engines.base import Pair, Picture, Request, Response, collect
+from imagescope.engines.cached import Cached
+from imagescope.errors import UserError
+
+
+class Counting:
+    """An engine that says back what it was asked, and counts. (Only tests have such a thing.)"""
+
+    def __init__(self, identity: dict[str, Any] | None = None, fail: Sequence[str] = ()):
+        self.identity = identity or {"engine": "test", "model": "m"}
+        self.declared = {"engine": "auto", "model": "m"}
+        self.fail, self.loads, self.load_seconds = fail, 0, 0.0
+        self.asked: list[Request] = []
+        self.calls: list[int] = []
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
+        self.loads = 1
+        self.calls.append(len(requests))
+        for i in reversed(range(len(requests))):
+            self.asked.append(requests[i])
+            if requests[i].prompt in self.fail:
+                yield i, Response("", finish="error", error="refused")
+            else:
+                yield i, Response(f"said {requests[i].prompt}", 3, 2, probabilities=(0.1, 0.9))
+
+    def close(self) -> None:
+        self.loads = 0
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[Cache]:
+    with Cache.open(tmp_path / "responses.sqlite") as opened:
+        yield opened
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[str]:
+    paths = [tmp_path / f"{colour}.png" for colour in ("red", "blue")]
+    for path in paths:
+        Image.new("RGB", (8, 8), path.stem).save(path)
+    return [str(path) for path in paths]
+
+
+def test_the_same_question_is_asked_once(cache: Cache) -> None:
+    engine = Counting()
+    cached = Cached(engine, cache)
+    texts = [r.text for r in collect(cached, [Request("a"), Request("b"), Request("a")])]
+    assert texts == ["said a", "said b", "said a"]
+    again = collect(Cached(engine, cache), [Request("b"), Request("a")])
+    assert [r.text for r in again] == ["said b", "said a"]
+    assert again[0] == Response("said b", 3, 2, probabilities=(0.1, 0.9))
+    assert len(engine.asked) == 2
+    stats = cached.stats
+    assert (stats.wanted, stats.duplicates, stats.cached, stats.asked) == (3, 1, 0, 2)
+    assert (stats.prompt_tokens, stats.output_tokens) == (6, 4)
+
+
+def test_every_ingredient_is_in_the_key_and_nothing_else(
+    cache: Cache, pictures: list[str], tmp_path: Path
+) -> None:
+    red, blue = pictures
+    base = Request("q", (Picture(red),))
+    variants = [
+        base,
+        replace(base, prompt="r"),
+        replace(base, images=()),
+        replace(base, images=(Picture(blue),)),
+        replace(base, images=(Pair(None, red),)),
+        replace(base, images=(Pair(red, blue),)),
+        replace(base, images=(Pair(blue, red),)),
+        replace(base, max_tokens=255),
+        replace(base, repetition_penalty=1.1),
+        replace(base, stop=("x",)),
+        replace(base, choices=("yes", "no")),
+        replace(base, choices=("no", "yes")),
+        replace(base, schema="{}"),
+    ]
+    engine = Counting()
+    collect(Cached(engine, cache), variants)
+    assert len(engine.asked) == len(variants)
+
+    for name in ("engine", "model", "revision", "dtype", "quantization"):
+        other = Counting({**engine.identity, name: "changed"})
+        collect(Cached(other, cache), [base])
+        assert len(other.asked) == 1, name
+
+    copy = tmp_path / "elsewhere.png"
+    shutil.copy(red, copy)
+    same = Counting(dict(reversed(engine.identity.items())))
+    collect(Cached(same, cache, chunk_size=1), [replace(base, images=(Picture(str(copy)),))])
+    assert not same.asked  # the same content at another path, in other chunks
+
+
+def test_an_image_that_changes_is_asked_about_again(cache: Cache, pictures: list[str]) -> None:
+    engine, request = Counting(), Request("q", (Picture(pictures[0]),))
+    collect(Cached(engine, cache), [request])
+    Image.new("RGB", (8, 9), "green").save(pictures[0])
+    collect(Cached(engine, cache), [request])
+    assert len(engine.asked) == 2
+
+
+def test_chunks_are_cut_from_the_list_and_stored_whole(cache: Cache) -> None:
+    class Dies(Counting):
+        def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
+            for n, item in enumerate(super().generate(requests)):
+                if len(self.calls) == 3 and n == 1:
+                    raise KeyboardInterrupt
+                yield item
+
+    requests = [Request(str(n)) for n in range(12)]
+    first = Dies()
+    with pytest.raises(KeyboardInterrupt):
+        collect(Cached(first, cache, chunk_size=4), requests)
+    assert cache.info()["responses"] == 8
+    second = Counting()
+    collect(Cached(second, cache, chunk_size=4), requests)
+    assert [r.prompt for r in second.asked[::-1]] == ["8", "9", "10", "11"]
+    # what is held in the middle of a chunk does not move the cuts
+    third = Counting()
+    collect(Cached(third, cache, chunk_size=4), [Request("x"), *requests, Request("y")])
+    assert third.calls == [1, 1]
+
+
+def test_errors_are_not_kept(cache: Cache, tmp_path: Path) -> None:
+    engine = Counting(fail=["bad"])
+    missing = Request("q", (Picture(str(tmp_path / "none.png")),))
+    cached = Cached(engine, cache)
+    found = collect(cached, [Request("bad"), missing, Request("good")])
+    assert found[0].error == "refused"
+    assert "none.png" in (found[1].error or "")
+    assert (cached.stats.asked, cached.stats.errors) == (2, 1)
+    collect(Cached(engine, cache), [Request("bad"), Request("good")])
+    assert [r.prompt for r in engine.asked].count("bad") == 2
+    assert [r.prompt for r in engine.asked].count("good") == 1
+
+
+def test_nothing_asked_nothing_touched(cache: Cache) -> None:
+    class Absent:
+        @property
+        def identity(self) -> dict[str, Any]:
+            raise UserError("no such checkpoint")
+
+        def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
+            raise AssertionError
+
+        def close(self) -> None:
+            pass
+
+    assert collect(Cached(Absent(), cache), []) == []
+
+
+def test_vectors(cache: Cache) -> None:
+    space = cache.register({"encoder": 1}, {"model": "e"})
+    cache.put_vectors(space, {"a": np.array([0.1, 0.2], np.float32)})
+    found = cache.vectors(space, ["a", "b"])
+    assert list(found) == ["a"]
+    assert found["a"].dtype == np.float32 and found["a"].tolist() == pytest.approx([0.1, 0.2])
+    assert cache.vectors("other", ["a"]) == {}
+
+
+def test_a_run_is_bundled_and_replayed_elsewhere(tmp_path: Path, pictures: list[str]) -> None:
+    root = tmp_path / "here" / "CIRR" / "dev"
+    root.mkdir(parents=True)
+    for path in pictures:
+        shutil.move(path, root)
+    red, none = str(root / "red.png"), str(root / "none.png")
+    requests = [
+        Request("q", (Picture(red),)),
+        Request("q", (Picture(none),)),
+        Request("bad"),
+        Request("other run"),
+    ]
+    bundle_path = tmp_path / "run.bundle"
+    with Cache.open(tmp_path / "c.sqlite") as cache:
+        collect(Cached(Counting(), cache), requests[3:])
+    with Cache.open(tmp_path / "c.sqlite") as cache:
+        engine = Counting(fail=["bad"])
+        first = collect(Cached(engine, cache), requests[:3])
+        space = cache.register({"encoder": 1}, {"model": "e"})
+        cache.put_vectors(space, {"t": np.ones(4, np.float32)})
+        used_path = tmp_path / "used.json"
+        used_path.write_text(write_used(cache.used))
+        images = cache.register({"encoder": 2}, {"model": "e2"})
+        more = [(images, {"sha": np.zeros(4, np.float32)})]
+        counts = export(cache, bundle_path, read_used(used_path), more)
+    assert (counts["responses"], counts["vectors"], counts["files"]) == (2, 2, 2)
+    shutil.rmtree(tmp_path / "here")
+
+    moved = [
+        replace(r, images=tuple(Picture(i.path.replace("here", "there")) for i in r.images))
+        for r in requests
+    ]
+    with Cache.replay(bundle_path) as bundle:
+        cached = Cached(Counting({"never": "looked at"}), bundle, replay=True)
+        again = collect(cached, moved[:3])
+        assert again[0] == first[0] and again[2] == first[2]
+        assert again[1].error and again[1].error.startswith(moved[1].images[0].path)
+        assert cached.identity == engine.identity
+        assert bundle.vectors(space, ["t"])["t"].tolist() == [1, 1, 1, 1]
+        assert bundle.replayed({"model": "e2"}) == {"encoder": 2}
+        with pytest.raises(UserError, match=r"1 responses are not in the bundle.*other run"):
+            collect(cached, moved[3:])
+        with pytest.raises(UserError, match="nothing for elsewhere"):
+            bundle.replayed({"engine": "auto", "model": "elsewhere"})
+        with pytest.raises(UserError, match="only read"):
+            bundle.prune(days=0)
+    assert not list(tmp_path.glob("run.bundle-*"))
+
+
+def test_a_bundle_without_what_the_run_used_is_refused(cache: Cache, tmp_path: Path) -> None:
+    collect(Cached(Counting(), cache), [Request("a")])
+    used = cache.used
+    assert cache.prune(days=-1) == 1
+    with pytest.raises(UserError, match="1 responses of that run are gone"):
+        export(cache, tmp_path / "b", used)
+    assert not (tmp_path / "b").exists()
+
+
+def test_info_and_prune(cache: Cache) -> None:
+    collect(Cached(Counting(), cache), [Request("a"), Request("b")])
+    collect(Cached(Counting({"engine": "test", "model": "n"}), cache), [Request("a")])
+    info = cache.info()
+    assert info["responses"] == 3 and info["kind"] == "cache"
+    assert sorted(m["responses"] for m in info["models"].values()) == [1, 2]
+    name = next(k for k, m in info["models"].items() if m["identity"]["model"] == "n")
+    assert cache.prune() == 0
+    assert cache.prune(days=1) == 0
+    assert cache.prune(model=name[:12]) == 1
+    assert cache.info()["responses"] == 2
+
+
+def test_damaged_foreign_and_newer_files_are_reported(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+
+    path.write_text("not a database, but text")
+    with pytest.raises(UserError, match="not an SQLite file"):
+        Cache.open(path)
+
+    path.unlink()
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE t (x)")
+    with pytest.raises(UserError, match="another program's"):
+        Cache.open(path)
+
+    path.unlink()
+    with Cache.open(path) as cache:
+        collect(Cached(Counting(), cache), [Request(str(n)) for n in range(500)])
+        cache._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:5000] + os.urandom(len(whole) - 5000))
+    with pytest.raises(UserError, match="damaged"):
+        collect(Cached(Counting(), Cache.open(path)), [Request(str(n)) for n in range(500)])
+
+    path.write_bytes(whole)
+    with sqlite3.connect(path) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    with pytest.raises(UserError, match="newer"):
+        Cache.open(path)
+
+    with pytest.raises(UserError, match="no such bundle"):
+        Cache.replay(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "response",
+    ["{", "[]", '{"text": 1}', '{"text": "x", "surprise": 1}', json.dumps({"text": "x"})],
+)
+def test_a_response_of_the_wrong_shape_is_not_trusted(cache: Cache, response: str) -> None:
+    cache.put([Entry("k", "i", {}, Response("fine"))])
+    with cache.write() as db:
+        db.execute("UPDATE responses SET response = ?", (response,))
+    with pytest.raises(UserError, match="damaged"):
+        cache.responses(["k"])
+
+
+def test_a_transaction_that_fails_leaves_nothing(cache: Cache) -> None:
+    entries = [Entry(str(n), "i", {}, Response("fine")) for n in range(3)]
+    with pytest.raises(TypeError):
+        cache.put([*entries, Entry("bad", "i", {"x": object()}, Response("fine"))])
+    assert cache.info()["responses"] == 0
+
+
+WRITER = """
+import sys
+from imagescope.cache import Cache, Entry
+from imagescope.engines.base import Response
+with Cache.open(sys.argv[1]) as cache:
+    for n in range(50):
+        keys = [f"{sys.argv[2]} {n} {i}" for i in range(10)]
+        cache.put([Entry(key, "i", {}, Response(key)) for key in keys])
+"""
+
+
+def test_several_processes_write_at_once(tmp_path: Path) -> None:
+    path = str(tmp_path / "c.sqlite")
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, path, str(n)]) for n in range(3)]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    with Cache.open(path) as cache:
+        assert cache.info()["responses"] == 1500
+
+
+def test_several_threads_use_one_cache(cache: Cache) -> None:
+    def ask(name: int) -> None:
+        collect(Cached(Counting(), cache, 5), [Request(f"{name} {n}") for n in range(50)])
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert cache.info()["responses"] == 200
+
+
+def test_no_permission(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file"):
+        Cache.open(tmp_path / "file" / "c.sqlite")
