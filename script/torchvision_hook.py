@@ -20,7 +20,7 @@ SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 class _Declare(importlib.abc.MetaPathFinder):
-    """Sees `import torchvision` first, declares what is missing, and leaves the import to others."""
+    """Sees `import torchvision` first, declares what is missing, leaves the import to others."""
 
     library: Any = None
 
