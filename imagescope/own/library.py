@@ -1,0 +1,191 @@
+"""Indexes of folders of pictures, below a folder of the user's (IMAGESCOPE_HOME).
+
+    <home>/indexes/<name>/index.json          what was indexed, with which models and prompts
+                          vectors-<id>.faiss  a row a picture: its image and its caption vector
+                          thumbnails/<sha256>.jpg
+    <home>/image_db/                          captions, embeddings and answers, by content
+
+index.json names the file of vectors that belongs to it and is written last, so whoever reads
+while an index is updated sees the old one or the new one, whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from imagescope import __version__
+from imagescope.config import PACKAGE, ROLES, EngineName, ModelSet, RunConfig, config_path
+from imagescope.errors import UserError
+from imagescope.vectors import Array
+
+NAME = re.compile(r"\w[\w.-]{0,99}")
+THUMBNAIL = 384  # pixels, the longer side
+
+
+class Entry(BaseModel):
+    """A picture of an index: its content's hash, what tells cheaply that it has not changed
+    (bytes and nanoseconds), and its caption."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: str
+    size: int
+    modified: int
+    caption: str = ""
+
+
+class Manifest(BaseModel):
+    """index.json. `pictures` is in the order of the vectors' rows; `encoder` and `captioner` are
+    the identities of the models that made it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    version: Literal[1] = 1
+    imagescope: str = __version__
+    updated: str
+    folder: Path
+    models_name: str
+    models: ModelSet
+    engine: EngineName
+    prompts: str
+    caption_prompt: str
+    captioner: dict[str, Any]
+    encoder: dict[str, Any]
+    vectors: str
+    pictures: dict[str, Entry]
+    skipped: dict[str, str]
+
+
+def home() -> Path:
+    """IMAGESCOPE_HOME, else the platform's place for a user's data."""
+    if given := os.environ.get("IMAGESCOPE_HOME"):
+        return Path(given).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "imagescope"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "imagescope"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "imagescope"
+
+
+def place(name: str) -> Path:
+    """The folder of an index. Raises UserError for a name that is none."""
+    if not NAME.fullmatch(name):
+        raise UserError(f"{name!r} cannot name an index: letters, digits, '-', '_' and '.' can")
+    return home() / "indexes" / name
+
+
+def names() -> list[str]:
+    """The indexes that there are."""
+    return sorted(path.parent.name for path in (home() / "indexes").glob("*/index.json"))
+
+
+def read_manifest(name: str) -> Manifest:
+    """An index's description. Raises UserError for one that is missing or damaged."""
+    path = place(name) / "index.json"
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        there = ", ".join(names()) or "none yet"
+        raise UserError(
+            f"no index {name!r} in {home()} (there: {there}). "
+            f"Make it with: imagescope index FOLDER --name {name}"
+        ) from None
+    except (OSError, ValidationError) as error:
+        raise UserError(
+            f"{path}: not a readable index: {error}. Remove it and index the folder again; "
+            "captions and embeddings are kept elsewhere and are not lost."
+        ) from None
+
+
+def settings(manifest: Manifest, **overrides: Any) -> RunConfig:
+    """The configuration under which an index is made and searched."""
+    return RunConfig.model_validate(
+        {
+            "dataset": "folder",
+            "image_db": home() / "image_db",
+            "models": manifest.models.model_dump(),
+            "models_name": manifest.models_name,
+            "prompts": manifest.prompts,
+            "engine": manifest.engine,
+            **{key: value for key, value in overrides.items() if value is not None},
+        }
+    )
+
+
+def thumbnail(name: str, entry: Entry) -> Path:
+    """Where a picture's thumbnail lies: a JPEG whose longer side is at most THUMBNAIL pixels."""
+    return place(name) / "thumbnails" / f"{entry.sha256}.jpg"
+
+
+def write_vectors(name: str, images: Array, captions: Array) -> str:
+    """Stores unit vectors float32 (n, d) of images and captions as rows [v, c] of one exact faiss
+    index; returns the file's name.
+
+    With the query [(1 - tau) t, tau t] the inner product is (1 - tau) t.v + tau t.c, stage 1's
+    score, for any tau.
+    """
+    import faiss
+    import numpy as np
+
+    rows = np.hstack([images, captions]).astype(np.float32)
+    index = faiss.IndexFlatIP(rows.shape[1])
+    index.add(rows)
+    file = f"vectors-{time.time_ns():x}.faiss"
+    temporary = place(name) / f"{file}.{os.getpid()}"
+    faiss.write_index(index, str(temporary))
+    os.replace(temporary, place(name) / file)
+    return file
+
+
+def read_vectors(name: str, manifest: Manifest) -> Any:
+    """The faiss index of an index. Raises UserError where it is missing, damaged or not its own."""
+    import faiss
+
+    path = place(name) / Path(manifest.vectors).name
+    try:
+        index = faiss.read_index(str(path))
+    except RuntimeError as error:
+        why = str(error).splitlines()[-1]
+        raise UserError(f"{path}: cannot be read: {why}. {_again(name, manifest)}") from None
+    if index.ntotal != len(manifest.pictures):
+        found = f"{index.ntotal} vectors for {len(manifest.pictures)} pictures"
+        raise UserError(f"{path}: {found}. {_again(name, manifest)}")
+    return index
+
+
+def _again(name: str, manifest: Manifest) -> str:
+    return f"Make it again with: imagescope index {manifest.folder} --name {name}"
+
+
+def write_manifest(name: str, manifest: Manifest, before: Manifest | None = None) -> None:
+    """Writes index.json, then removes older vectors (those of `before` may still be being read)."""
+    folder = place(name)
+    temporary = folder / f"index.json.{os.getpid()}"
+    temporary.write_text(json.dumps(manifest.model_dump(mode="json"), indent=1), encoding="utf-8")
+    os.replace(temporary, folder / "index.json")
+    keep = {manifest.vectors, before.vectors if before else ""}
+    for path in folder.glob("vectors-*.faiss"):
+        if path.name not in keep:
+            path.unlink(missing_ok=True)
+
+
+def portable(models: ModelSet, prompts: str) -> tuple[ModelSet, str]:
+    """The same models and prompts, nameable from any working folder."""
+    update = {}
+    for role in (*ROLES, "encoder"):
+        config = getattr(models, role)
+        given = Path(config.model).expanduser()
+        if given.is_dir() and not (PACKAGE.parent / given).is_dir():
+            update[role] = config.model_copy(update={"model": str(given.resolve())})
+    folder = config_path(prompts, "prompts").resolve()
+    own = [(root / "configs").resolve() for root in (PACKAGE, PACKAGE.parent)]
+    packaged = any(folder.is_relative_to(root) for root in own)
+    return models.model_copy(update=update), folder.name if packaged else str(folder)

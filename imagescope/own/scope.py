@@ -1,0 +1,397 @@
+"""Searching an index: the stages one by one, with the models kept in memory between queries."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, overload
+
+from imagescope.config import ROLES, EngineName, ModelSet, load_models
+from imagescope.datasets.folder import sha256
+from imagescope.engines.base import Picture, Request
+from imagescope.engines.role import Role
+from imagescope.errors import UserError
+from imagescope.own import library
+from imagescope.prompts import load_prompts
+from imagescope.records import Evaluation, Query, Ranking, Synthesis, Verification
+from imagescope.stages.evaluation import evaluate
+from imagescope.stages.synthesis import ask_questions, synthesise
+from imagescope.stages.verification import verify
+
+STAGES = ("s1", "s2", "s3")
+SHARE = 0.9  # of a GPU's memory, for all roles together
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A question that was put to a picture. answer: None where it could not be read; yes: P(yes),
+    NaN where the engine gives none."""
+
+    question: str
+    expected: bool
+    answer: bool | None
+    yes: float
+
+    @property
+    def passed(self) -> bool:
+        return self.answer is self.expected
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a picture stands where it stands.
+
+    first_rank: stage 1's rank, from 1.  checks: stage 2's questions; empty if it was not asked.
+    accepted, words: stage 3's decision and the evaluator's text; None and "" if it was not asked.
+    """
+
+    caption: str
+    first_rank: int
+    checks: tuple[Check, ...] = ()
+    accepted: bool | None = None
+    words: str = ""
+
+    @property
+    def passed(self) -> int:
+        return sum(check.passed for check in self.checks)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A picture that was found. rank: from 1.  score: stage 1's similarity, in [-1, 1]."""
+
+    rank: int
+    name: str
+    path: Path
+    thumbnail: Path
+    score: float
+    explanation: Explanation
+
+
+@dataclass(frozen=True)
+class Answer(Sequence[Result]):
+    """The best pictures after a stage ('s1', 's2' or 's3'), and what the query was taken to mean.
+
+    seconds: from the question to this answer.  carried: the description that a dialogue's next
+    line refines.
+    """
+
+    text: str
+    reference: Path | None
+    stage: str
+    results: tuple[Result, ...]
+    synthesis: Synthesis
+    seconds: float
+
+    @property
+    def carried(self) -> str:
+        return self.synthesis.descriptions[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Result: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Result]: ...
+    def __getitem__(self, index: int | slice) -> Result | Sequence[Result]:
+        return self.results[index]
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+
+class ImageScope:
+    """An index of your own pictures, opened for searching.
+
+        with ImageScope.open("holidays") as scope:
+            for result in scope.search("a dog on a beach"):
+                print(result.rank, result.path, result.explanation.passed)
+
+    Models are loaded at the first question that needs them. Not for several threads at once: the
+    cache of answers has one connection.
+    """
+
+    def __init__(
+        self, name: str, manifest: library.Manifest, resident: bool = True, **overrides: Any
+    ):
+        """Use `ImageScope.open`."""
+        from imagescope.cache import Cache, cache_path
+        from imagescope.encoders import CachedTexts, open_encoder
+        from imagescope.pipeline import Models
+
+        self.name, self.manifest, self._resident = name, manifest, resident
+        self.config = library.settings(manifest, **overrides)
+        self.names = tuple(manifest.pictures)
+        self.files = {n: manifest.folder / n for n in self.names}
+        self._rows = {n: row for row, n in enumerate(self.names)}
+        self._vectors = library.read_vectors(name, manifest)
+        self._prompts = load_prompts(self.config.prompts, "folder")
+        self._open = ExitStack()
+        cache = self._open.enter_context(Cache.open(cache_path(self.config)))
+        self._models = Models(self.config, cache)
+        self._open.callback(self._models.close)
+        self._encoder = open_encoder(self.config.models.encoder)
+        self._open.callback(self._encoder.close)
+        if self._encoder.identity != manifest.encoder:
+            self.close()
+            raise UserError(_mismatch(name, manifest, self.config.models))
+        self._texts = CachedTexts(self._encoder, cache)
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        models: str | None = None,
+        engine: EngineName | None = None,
+        resident: bool = True,
+    ) -> ImageScope:
+        """Opens an index by its name.
+
+        models: another set than the index was made with; its encoder must be the same.
+        resident: models stay until `close`, together in one GPU's memory (each engine gets its
+            share of it); else each has the GPU to itself while it is asked.
+        Raises UserError for an index that is not there, or was made with another encoder.
+        """
+        manifest = library.read_manifest(name)
+        chosen = library.portable(load_models(models), "general")[0] if models else manifest.models
+        if resident:
+            chosen = share_memory(chosen)
+        return cls(name, manifest, resident, models=chosen.model_dump(), engine=engine)
+
+    def search(
+        self,
+        text: str,
+        reference: str | Path | None = None,
+        stages: Sequence[str] = STAGES,
+        top: int = 10,
+        previous: str | None = None,
+    ) -> Answer:
+        """The `top` best pictures after the last of `stages`, best first.
+
+        text: a description; with a reference what is to be different from it.
+        reference: any picture, in the index or not (a name of the index, or a file's path).
+        previous: a description that the text refines (`Answer.carried` of the answer before).
+        Raises UserError for an empty text, stages out of order, and an unreadable reference.
+        """
+        *_, last = self.stages(text, reference, stages, top, previous)
+        return last
+
+    def stages(
+        self,
+        text: str,
+        reference: str | Path | None = None,
+        stages: Sequence[str] = STAGES,
+        top: int = 10,
+        previous: str | None = None,
+    ) -> Iterator[Answer]:
+        """The same as `search`, an answer after each stage as soon as it is there."""
+        start = time.monotonic()
+        if not text.strip():
+            raise UserError("say what to look for: the text is empty")
+        if not stages or tuple(stages) != STAGES[: len(stages)]:
+            raise UserError("stages build on each other: s1, or s1 s2, or s1 s2 s3")
+        if top < 1:
+            raise UserError("--top: at least 1")
+        path = self._file(reference) if reference else None
+        name = str(path) if path else None
+        query = Query("own", text.strip(), reference=name)
+        files = {**self.files, name: path} if name and path else self.files
+        synthesis = self._synthesise(query, path, previous)
+        ranking, scores = self._retrieve(synthesis, path, max(top, self.config.top_k))
+        state = _State(query, path, synthesis, ranking, scores)
+        yield self._answer(state, "s1", top, start)
+        if len(stages) < 2:
+            return
+        with self._role("reasoner") as reasoner:
+            (synthesis,) = ask_questions([query], [synthesis], reasoner, self._prompts)
+        with self._role("verifier") as verifier:
+            top_k = self.config.top_k
+            found = verify([query], [synthesis], [ranking], files, verifier, top_k)
+        state = replace(state, synthesis=synthesis, verification=found[0][0], ranking=found[0][1])
+        yield self._answer(state, "s2", top, start)
+        if len(stages) < 3:
+            return
+        prompt, alpha = self._prompts.evaluation, self.config.alpha
+        with self._role("evaluator") as evaluator:
+            judged = evaluate([query], [state.ranking], files, evaluator, prompt, alpha)
+        state = replace(state, evaluation=judged[0][0], ranking=judged[0][1])
+        yield self._answer(state, "s3", top, start)
+
+    def _role(self, name: str) -> AbstractContextManager[Role]:
+        """A role for the last time in a query."""
+        return nullcontext(self._models.open(name)) if self._resident else self._models.role(name)
+
+    def close(self) -> None:
+        """Gives the models' memory back."""
+        self._open.close()
+
+    def __enter__(self) -> ImageScope:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def caption(self, path: Path) -> str:
+        """What the captioner says about a picture; the index' own words if it is in there."""
+        name = self._indexed(path)
+        if name:
+            return self.manifest.pictures[name].caption
+        request = Request(self._prompts.caption, (Picture(str(path)),))
+        with self._role("captioner") as captioner:
+            (response,) = captioner.ask([request], "reference")
+        if response.error:
+            raise UserError(f"reference picture: {response.error}")
+        return response.text.strip()
+
+    def _indexed(self, path: Path) -> str | None:
+        """The name under which the index has this file, unchanged since."""
+        try:
+            name = path.relative_to(self.manifest.folder).as_posix()
+        except ValueError:
+            return None
+        entry, stat = self.manifest.pictures.get(name), path.stat()
+        same = entry and (entry.size, entry.modified) == (stat.st_size, stat.st_mtime_ns)
+        return name if same else None
+
+    def _file(self, reference: str | Path) -> Path:
+        """The picture that is meant, checked to be one."""
+        from imagescope.engines.images import UnreadableImage, load_picture
+
+        path = self.files.get(str(reference)) or Path(reference).expanduser().resolve()
+        try:
+            if not self._indexed(path):
+                load_picture(path)
+        except (UnreadableImage, OSError) as error:
+            raise UserError(f"reference picture: {error}") from None
+        return path
+
+    def _synthesise(self, query: Query, path: Path | None, previous: str | None) -> Synthesis:
+        """What the target looks like. A text that refines a description is a dialogue's round: it
+        has the dialogue's prompt, and the description so far in the reference's place."""
+        captions, prompts = {}, self._prompts
+        if path:
+            captions[str(path)] = self.caption(path)
+        elif previous:
+            captions[""] = previous
+            prompts = load_prompts(self._dialogue_prompts(), "VisDial")
+        reasoner = self._models.open("reasoner")
+        (found,) = synthesise([query], captions, reasoner, prompts)
+        if previous and not path:
+            found = replace(found, descriptions=found.descriptions[:1])
+        return found
+
+    def _dialogue_prompts(self) -> str:
+        """The models' own prompts have their dialogue's; `general` leaves it to `dialogue`."""
+        return "dialogue" if self.config.prompts == "general" else self.config.prompts
+
+    def _retrieve(
+        self, synthesis: Synthesis, path: Path | None, keep: int
+    ) -> tuple[Ranking, dict[str, float]]:
+        """Stage 1's ranking, without the reference itself and its copies, and its scores."""
+        import numpy as np
+
+        mean = self._texts.means([synthesis.descriptions])[0]
+        tau = self.config.tau
+        row = np.concatenate([(1 - tau) * mean, tau * mean])[None].astype(np.float32)
+        hidden = self._copies(path) if path else set()
+        count = min(keep + len(hidden), len(self.names))
+        scores, rows = self._vectors.search(row, count)
+        found = {
+            self.names[i]: float(score)
+            for score, i in zip(scores[0], rows[0], strict=True)
+            if i >= 0 and self.names[i] not in hidden
+        }
+        return Ranking(tuple(found)[:keep], pool=len(self.names) - len(hidden)), found
+
+    def _copies(self, path: Path) -> set[str]:
+        name = self._indexed(path)
+        content = self.manifest.pictures[name].sha256 if name else sha256(path)
+        return {n for n, entry in self.manifest.pictures.items() if entry.sha256 == content}
+
+    def _answer(self, state: _State, stage: str, top: int, start: float) -> Answer:
+        first = {name: rank for rank, name in enumerate(state.scores, 1)}
+        results = []
+        for rank, name in enumerate(state.ranking.names[:top], 1):
+            entry = self.manifest.pictures[name]
+            accepted, words = state.judgement(name)
+            explanation = Explanation(
+                entry.caption, first[name], state.checks(name), accepted, words
+            )
+            small = library.thumbnail(self.name, entry)
+            found = Result(rank, name, self.files[name], small, state.scores[name], explanation)
+            results.append(found)
+        seconds = time.monotonic() - start
+        text, reference = state.query.instruction, state.reference
+        return Answer(text, reference, stage, tuple(results), state.synthesis, seconds)
+
+
+@dataclass(frozen=True)
+class _State:
+    """One query on its way through the stages."""
+
+    query: Query
+    reference: Path | None
+    synthesis: Synthesis
+    ranking: Ranking
+    scores: dict[str, float]  # stage 1's, in its order
+    verification: Verification | None = None
+    evaluation: Evaluation | None = None
+
+    def checks(self, name: str) -> tuple[Check, ...]:
+        found = self.verification
+        if not found or name not in found.candidates:
+            return ()
+        i = found.candidates.index(name)
+        rows = zip(self.synthesis.questions, found.answers[i], found.yes[i], strict=True)
+        return tuple(Check(q.text, q.expected, answer, yes) for q, answer, yes in rows)
+
+    def judgement(self, name: str) -> tuple[bool | None, str]:
+        for found in self.evaluation.judgements if self.evaluation else ():
+            if found.candidate == name:
+                return found.accepted, found.text
+        return None, ""
+
+
+def share_memory(models: ModelSet) -> ModelSet:
+    """The same models, each engine with its share of one GPU's memory.
+
+    Shares go by the size of the checkpoints where they are on disk, else all alike; roles with the
+    same checkpoint have one engine and one share.
+    """
+    sizes = {models.role(name).model: _size(models.role(name).model) for name in ROLES}
+    known = all(sizes.values())
+    total = sum(sizes.values()) if known else len(sizes)
+    update = {}
+    for name in ROLES:
+        role = models.role(name)
+        share = SHARE * (sizes[role.model] if known else 1) / total
+        update[name] = role.model_copy(update={"gpu_memory_utilization": round(share, 3)})
+    return models.model_copy(update=update)
+
+
+def _size(model: str) -> int:
+    """Bytes of a local checkpoint's weights and of room to compute in; 0 where it is not known."""
+    from imagescope.checkpoints import locate
+
+    folder = Path(locate(model))
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return weights + (2 << 30) if weights else 0
+
+
+def _mismatch(name: str, manifest: library.Manifest, models: ModelSet) -> str:
+    return (
+        f"the index {name!r} was made with another encoder ({manifest.models.encoder.model}) than "
+        f"this ({models.encoder.model}), or the checkpoint's files have changed since: vectors of "
+        "two encoders cannot be compared. Leave --models out, or make the index again: "
+        f"imagescope index {manifest.folder} --name {name} --models SET"
+    )

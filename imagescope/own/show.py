@@ -1,0 +1,156 @@
+"""How answers are shown: a table, JSON, a page of HTML."""
+
+from __future__ import annotations
+
+import base64
+import math
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+from rich.table import Table
+from rich.text import Text
+
+from imagescope.own.scope import Answer, Check, Result
+
+HERE = Path(__file__).parent
+
+
+def table(answer: Answer) -> Table:
+    """Rank, path, similarity and why, for a terminal."""
+    found = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    found.add_column("#", justify="right")
+    found.add_column("picture", overflow="fold")
+    found.add_column("score", justify="right")
+    found.add_column("why", overflow="fold")
+    for result in answer:
+        path = Text(str(result.path).encode("unicode_escape").decode())
+        found.add_row(str(result.rank), path, f"{result.score:.3f}", Text(verdict(result)))
+    return found
+
+
+def verdict(result: Result) -> str:
+    """In one line: how many questions were passed, which were not, what the evaluator decided."""
+    why = result.explanation
+    parts = []
+    if why.checks:
+        parts.append(f"{why.passed} of {len(why.checks)} questions passed")
+        parts += [f"not: {statement(c)}" for c in why.checks if not c.passed]
+    if why.accepted is not None:
+        parts.append("accepted by the evaluator" if why.accepted else "not accepted")
+    if why.first_rank != result.rank:
+        parts.append(f"was {why.first_rank}")
+    return "; ".join(parts) or "by similarity"
+
+
+def statement(check: Check) -> str:
+    """A question with the answer it got, and the one it should have had if that is another."""
+    got = {True: "yes", False: "no", None: "unreadable"}[check.answer]
+    wanted = "" if check.passed else f", wanted {'yes' if check.expected else 'no'}"
+    return f"{check.question} {got}{wanted}"
+
+
+def explain(result: Result) -> list[str]:
+    """Everything known about why a result stands where it stands, line by line."""
+    why = result.explanation
+    lines = [
+        f"{result.rank}. {result.path}",
+        f"   caption: {why.caption}",
+        f"   stage 1: rank {why.first_rank}, similarity {result.score:.3f}",
+    ]
+    for check in why.checks:
+        sure = "" if math.isnan(check.yes) else f" (P(yes) {check.yes:.2f})"
+        lines.append(f"   {'passed' if check.passed else 'failed'}: {statement(check)}{sure}")
+    if not why.checks:
+        lines.append("   stage 2: no question was put to it")
+    if why.accepted is not None:
+        lines.append(f"   evaluator: {'yes' if why.accepted else 'no'}: {why.words.strip()}")
+    return lines
+
+
+def understanding(answer: Answer) -> list[str]:
+    """What the query was taken to mean: edits, descriptions, how parsing coped."""
+    found = answer.synthesis
+    lines = [f"{edit.type}: {edit.text}" for edit in found.edits]
+    lines += [f"looking for: {text}" for text in found.descriptions]
+    for part, how in (("edits", found.parse), ("questions", found.questions_parse)):
+        if how.startswith("fallback"):
+            lines.append(f"{part}: {how}")
+    return lines
+
+
+def as_json(answer: Answer) -> dict[str, Any]:
+    """An answer as plain values; NaN becomes null."""
+    found = answer.synthesis
+    return {
+        "text": answer.text,
+        "reference": str(answer.reference) if answer.reference else None,
+        "stage": answer.stage,
+        "seconds": round(answer.seconds, 3),
+        "edits": [[edit.type, edit.text] for edit in found.edits],
+        "descriptions": list(found.descriptions),
+        "parse": found.parse,
+        "questions_parse": found.questions_parse,
+        "results": [_result(result) for result in answer],
+    }
+
+
+def _result(result: Result) -> dict[str, Any]:
+    why = result.explanation
+    return {
+        "rank": result.rank,
+        "path": str(result.path),
+        "name": result.name,
+        "score": round(result.score, 6),
+        "caption": why.caption,
+        "first_rank": why.first_rank,
+        "questions": [
+            {
+                "question": check.question,
+                "expected": check.expected,
+                "answer": check.answer,
+                "yes": None if math.isnan(check.yes) else round(check.yes, 4),
+                "passed": check.passed,
+            }
+            for check in why.checks
+        ],
+        "accepted": why.accepted,
+        "words": why.words,
+    }
+
+
+def page(answer: Answer, index: str) -> str:
+    """One HTML file: thumbnails inside, all text escaped, nothing fetched from anywhere."""
+    return _template("page.html.jinja").render(
+        answer=answer, index=index, css=css(), understanding=understanding(answer)
+    )
+
+
+def card(result: Result) -> str:
+    """One result as escaped HTML, without the place of the folder."""
+    return str(_template("card.html.jinja").module.card(result, False))
+
+
+def css() -> str:
+    """The style of cards."""
+    return (HERE / "own.css").read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    found = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
+    found.globals |= {"statement": statement, "verdict": verdict, "picture": data_uri}
+    return found
+
+
+def _template(name: str) -> Any:
+    return _environment().get_template(name)
+
+
+def data_uri(path: Path) -> str:
+    """A thumbnail as a data: address; empty where it is gone."""
+    try:
+        return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
+    except OSError:
+        return ""

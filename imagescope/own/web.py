@@ -1,0 +1,281 @@
+"""The page: a conversation on the left, pictures on the right, better after each stage.
+
+Nothing is served from disk: thumbnails travel inside the page's updates, so no address of this
+server names a file of the user's. All model work is done by one thread, a stage at a time, so
+that several users' searches take turns and each sees first results early.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from imagescope.config import EngineName
+from imagescope.errors import UserError
+from imagescope.own import show
+from imagescope.own.conversation import Conversation
+from imagescope.own.scope import STAGES, Answer, ImageScope
+
+log = logging.getLogger("imagescope")
+T = TypeVar("T")
+USERS = 16  # searches under way at a time; more wait in the queue
+LONGEST = 2000  # characters of a line
+DOING = {"s1": "Checking the best ones", "s2": "Comparing the very best", "s3": "Done"}
+HINT = "Describe a picture. Then refine it, or take a result and say what is to be different."
+
+
+@dataclass
+class Session:
+    """One visitor's conversation, and its transcript."""
+
+    conversation: Conversation = field(default_factory=Conversation)
+    said: list[dict[str, str]] = field(default_factory=list)
+
+    def note(self, role: str, text: str) -> None:
+        self.said.append({"role": role, "content": text})
+
+
+class Desk:
+    """The one thread that owns the models and the cache."""
+
+    def __init__(self, open_scope: Callable[[], ImageScope]):
+        self._pool = ThreadPoolExecutor(1, "models")
+        self.scope = self._do(open_scope)
+
+    def _do(self, work: Callable[..., T], *args: Any) -> T:
+        return self._pool.submit(work, *args).result()
+
+    def answers(self, conversation: Conversation, text: str, top: int) -> Iterator[Answer]:
+        """An answer after each stage; between two of them others have their turn."""
+        steps = conversation.say(self.scope, text, STAGES, top)
+        while answer := self._do(next, steps, None):
+            yield answer
+
+    def warm(self) -> None:
+        """Loads the models while the first visitor still types."""
+        self._pool.submit(_warm, self.scope)
+
+    def close(self) -> None:
+        self._do(self.scope.close)
+        self._pool.shutdown()
+
+
+def _warm(scope: ImageScope) -> None:
+    try:  # words never asked before: known answers come from the cache and load nothing
+        scope.search(f"warming up {time.time_ns()}", top=1)
+    except Exception as error:
+        log.warning("warming up: %s", error)
+
+
+def build(desk: Desk, top: int) -> Any:
+    """The page as gradio Blocks; its style goes to `launch`."""
+    import gradio as gr
+
+    title = f"{desk.scope.name} · ImageScope"
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+        session = gr.State(Session())
+        gr.HTML(f"<h1>{_escape(desk.scope.name)}</h1>", elem_id="title")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                said = gr.Chatbot(
+                    label="Conversation",
+                    height=360,
+                    render_markdown=False,
+                    feedback_options=None,
+                    buttons=[],
+                    placeholder=HINT,
+                    elem_id="said",
+                )
+                line = gr.Textbox(
+                    label="What do you look for?",
+                    placeholder="a dog on a beach",
+                    max_length=LONGEST,
+                    submit_btn=True,
+                    autofocus=True,
+                    elem_id="line",
+                )
+                reference = gr.Image(
+                    label="Reference picture (drop one, or take a result)",
+                    type="filepath",
+                    sources=["upload", "clipboard"],
+                    height=200,
+                    buttons=[],
+                    elem_id="reference",
+                )
+                again = gr.Button("Start over", size="sm", elem_id="again")
+            with gr.Column(scale=5, min_width=320):
+                status = gr.HTML(_status(f"{len(desk.scope)} pictures"), elem_id="status")
+                meant = gr.HTML(elem_id="meant")
+                with gr.Row(elem_id="results"):
+                    slots = [_slot(gr, rank) for rank in range(1, top + 1)]
+        columns, cards, buttons = zip(*slots, strict=True)
+        results = [status, meant, *columns, *cards]
+
+        def fill(answer: Answer | None, words: str) -> list[Any]:
+            shown = list(answer) if answer else []
+            lines = show.understanding(answer) if answer else []
+            listed = "".join(f"<li>{_escape(text)}</li>" for text in lines)
+            details = (
+                f"<details><summary>How this was understood</summary><ul>{listed}</ul></details>"
+            )
+            return [
+                _status(words),
+                details if lines else "",
+                *(gr.Column(visible=i < len(shown)) for i in range(top)),
+                *(show.card(shown[i]) if i < len(shown) else "" for i in range(top)),
+            ]
+
+        def say(text: str, now: Session) -> Iterator[list[Any]]:
+            if not text.strip():
+                yield [now, now.said, "", gr.skip(), *[gr.skip()] * len(results)]
+                return
+            now.note("user", text.strip())
+            yield [
+                now,
+                now.said,
+                "",
+                gr.skip(),
+                _status("Looking"),
+                *[gr.skip()] * (len(results) - 1),
+            ]
+            answer = None
+            try:
+                for answer in desk.answers(now.conversation, text, top):
+                    done = f"{DOING[answer.stage]} · {answer.seconds:.1f} s"
+                    yield [now, now.said, gr.skip(), gr.skip(), *fill(answer, done)]
+            except UserError as error:
+                now.note("assistant", str(error))
+                yield [now, now.said, gr.skip(), gr.skip(), *fill(None, "Nothing was searched")]
+                return
+            if answer:
+                now.note("assistant", f"Looking for: {answer.carried}")
+            yield [now, now.said, gr.skip(), None, *[gr.skip()] * len(results)]
+
+        def take(path: str | None, now: Session) -> Session:
+            now.conversation.reference = _uploaded(path) if path else None
+            return now
+
+        def pick(rank: int) -> Callable[[Session], list[Any]]:
+            def picked(now: Session) -> list[Any]:
+                found = now.conversation.like(rank)
+                now.note("assistant", f"{found.name} is the reference. What is to be different?")
+                with Image.open(found.thumbnail) as small:
+                    return [now, now.said, small.copy()]
+
+            return picked
+
+        def restart() -> list[Any]:
+            return [Session(), [], "", None, *fill(None, f"{len(desk.scope)} pictures")]
+
+        everything = [session, said, line, reference, *results]
+        quiet: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": USERS}
+        line.submit(say, [line, session], everything, **quiet)
+        again.click(restart, None, everything, **quiet)
+        reference.upload(take, [reference, session], session, **quiet)
+        reference.clear(lambda now: take(None, now), session, session, **quiet)
+        for rank, button in enumerate(buttons, 1):
+            button.click(pick(rank), session, [session, said, reference], **quiet)
+    return page
+
+
+def _slot(gr: Any, rank: int) -> tuple[Any, Any, Any]:
+    """The place of one result: shown when there is one."""
+    with gr.Column(visible=False, min_width=200, elem_classes="slot") as column:
+        card = gr.HTML()
+        button = gr.Button("More like this", size="sm", elem_id=f"like-{rank}")
+    return column, card, button
+
+
+def _status(words: str) -> str:
+    return f'<p role="status" aria-live="polite">{_escape(words)}</p>'
+
+
+def _escape(text: str) -> str:
+    from markupsafe import escape
+
+    return str(escape(text))
+
+
+def _uploaded(path: str) -> Path:
+    """An uploaded picture's file; nothing outside the folder of uploads is taken for one."""
+    folder, found = Path(os.environ["GRADIO_TEMP_DIR"]).resolve(), Path(path).resolve()
+    if not found.is_relative_to(folder):
+        raise UserError("the reference picture must be uploaded")
+    return found
+
+
+def start(desk: Desk, host: str, port: int, top: int) -> Any:
+    """Builds and launches the page in the background; returns gradio's Blocks (`local_url`)."""
+    import gradio as gr
+
+    page = build(desk, top)
+    page.queue(max_size=4 * USERS, default_concurrency_limit=USERS, api_open=False)
+    plain = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # fetched from nowhere
+    page.launch(
+        server_name=host,
+        server_port=port or _free_port(host),
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        inbrowser=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        run_history=False,
+        footer_links=[],
+        allowed_paths=[],
+        blocked_paths=[str(desk.scope.manifest.folder)],
+        max_file_size="64mb",
+        theme=gr.themes.Default(font=plain[0], font_mono=plain[1]),
+        css=show.css() + (Path(__file__).parent / "web.css").read_text(encoding="utf-8"),
+    )
+    return page
+
+
+def _free_port(host: str) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as found:
+        found.bind((host, 0))
+        return int(found.getsockname()[1])
+
+
+def serve(
+    name: str,
+    host: str,
+    port: int,
+    top: int,
+    models: str | None,
+    engine: EngineName | None,
+    resident: bool,
+) -> None:
+    """Serves an index' page until interrupted. Raises UserError where the port is taken, gradio is
+    not installed, or the index cannot be opened."""
+    from importlib.util import find_spec
+
+    if not find_spec("gradio"):
+        raise UserError("the page needs gradio: pip install 'imagescope[serve]'")
+    desk = Desk(lambda: ImageScope.open(name, models, engine, resident))
+    with tempfile.TemporaryDirectory(prefix="imagescope-") as uploads:
+        os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False"}
+        try:
+            page = start(desk, host, port, top)
+        except OSError as error:
+            raise UserError(f"cannot listen on {host}:{port}: {error}. Another --port?") from None
+        try:
+            desk.warm()
+            print(f"{page.local_url} (Ctrl-C ends it)", flush=True)
+            page.block_thread()
+        finally:
+            page.close(verbose=False)
+            desk.close()
