@@ -8,18 +8,17 @@ piece of JSON, is one token.
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from imagescope.prompts import PromptSet, load_prompts
+from imagescope.parsing import OK, find_json
+from imagescope.prompts import load_prompts
 from imagescope.tiny.answers import Sample, composed_sample, dialogue_samples, text_sample
 from imagescope.tiny.learning import (
     IGNORED,
@@ -146,10 +145,65 @@ def train_reasoner(
     def loss_at(step: int) -> Tensor:
         if step and step % save_every == 0:
             export(model, tokenizer, out)
-        ids, _, labels = next(batches)  # padding is on the right, where causal attention never looks
+        # No mask: padding is on the right, where causal attention never looks.
+        ids, _, labels = next(batches)
         hidden = model.model(input_ids=ids, use_cache=False)[0]
         asked = labels != IGNORED
         return nn.functional.cross_entropy(model.lm_head(hidden[asked]), labels[asked])
 
     fit(loss_at, model.parameters(), steps=steps, rate=RATE, what="reasoner", progress=progress)
     export(model, tokenizer, out)
+
+
+def evaluate_reasoner(
+    path: Path, *, count: int = 600, seed: int = 1, batch: int = 64
+) -> dict[str, float]:
+    """Figures of the checkpoint on `count` prompts about held-out scenes, in percent.
+
+    json: answers whose JSON parses unrepaired, of all.  edits, descriptions: synthesis answers
+    with every edit, every description exactly right.  <task>: answers with all of these right.
+    """
+    source = samples(Random(seed), "benchmark")
+    asked = [next(source) for _ in range(count)]
+    texts = generate(path, [s.prompt for s in asked], batch)
+    marks: dict[str, list[bool]] = defaultdict(list)
+    for sample, text in zip(asked, texts, strict=True):
+        right, found = _steps(sample.answer), _steps(text)
+        marks["json"].append(found is not None)
+        found = found or {}
+        if sample.task != "questions":
+            marks["edits"].append(found.get("step1") == right["step1"])
+            marks["descriptions"].append(found.get("step2") == right["step2"])
+        marks[sample.task].append(found == right)
+    return {name: 100 * sum(marked) / len(marked) for name, marked in sorted(marks.items())}
+
+
+def _steps(text: str) -> dict[str, Any] | None:
+    """The answer's JSON object, where it parses unrepaired."""
+    found, how = find_json(text)
+    return found if how == OK else None
+
+
+def generate(path: Path, prompts: Sequence[str], batch: int = 64) -> list[str]:
+    """Greedy answers of a checkpoint, in the order of the prompts."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval()
+    answers: dict[int, str] = {}
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start_at in range(0, len(order), batch):
+        chunk = order[start_at : start_at + batch]
+        inputs = tokenizer.apply_chat_template(
+            [[{"role": "user", "content": prompts[i]}] for i in chunk],
+            add_generation_prompt=True,
+            padding=True,
+            return_dict=True,
+            return_tensors="pt",
+        )
+        out = model.generate(**inputs, do_sample=False, max_new_tokens=300)
+        texts = tokenizer.batch_decode(
+            out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        answers.update(zip(chunk, texts, strict=True))
+    return [answers[i] for i in range(len(prompts))]
