@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -178,24 +178,34 @@ def machine() -> dict[str, Any]:
     return found
 
 
-def read_traces(folder: Path) -> list[Trace]:
-    """The traces of a finished run, as records. Raises UserError for a file that is none."""
+def iter_traces(folder: Path) -> Iterator[Trace]:
+    """The traces of a finished run, one at a time (thousands of long rankings are a gigabyte).
+
+    Raises UserError for a file that is none.
+    """
     path = folder / "traces.jsonl"
+    number = 0
     try:
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                yield _trace(json.loads(line))
     except OSError:
         raise UserError(f"{folder}: no traces.jsonl; is this a finished run's folder?") from None
-    traces = []
-    for number, line in enumerate(lines, 1):
-        try:
-            traces.append(_trace(json.loads(line)))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: not a trace: {error}") from None
-    return traces
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}, line {number}: not a trace: {error}") from None
+
+
+def read_traces(folder: Path) -> list[Trace]:
+    """The traces of a finished run, as records. Raises UserError for a file that is none."""
+    return list(iter_traces(folder))
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+    """Lists of lists as tuples of tuples; a list of plain values (1,000 names) at once."""
+    if not isinstance(value, list):
+        return value
+    nested = bool(value) and isinstance(value[0], list)
+    return tuple(_tuples(v) for v in value) if nested else tuple(value)
 
 
 def _trace(data: dict[str, Any]) -> Trace:

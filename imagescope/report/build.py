@@ -1,0 +1,193 @@
+"""index.html of a run folder, with its data and thumbnails in report/ beside it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+from imagescope.errors import UserError
+from imagescope.records import STAGES
+from imagescope.report import charts, facts, queries
+from imagescope.report.movement import movements
+from imagescope.report.queries import Images, Ranks
+from imagescope.report.thumbnails import write_thumbnails
+from imagescope.runs import iter_traces, read_metrics, write_atomic
+
+log = logging.getLogger("imagescope")
+HERE = Path(__file__).parent
+DATA = "report"  # the folder beside index.html
+
+
+def write_report(run_dir: Path, files: Mapping[str, Path] | None = None) -> Path:
+    """Writes index.html and report/ into a run's folder; returns the page's path.
+
+    files: image name -> path. None: found by loading the dataset that the manifest names; where
+    that fails the page shows placeholders. Raises UserError where there are no traces.
+    """
+    run_dir = Path(run_dir)
+    manifest = read_manifest(run_dir)
+    metrics = read_scores(run_dir)
+    files = image_files(manifest) if files is None else files
+    reach = int(facts.part(manifest, "config").get("top_k") or 20)
+    stages: Sequence[str] = ()
+    rows: list[Any] = []
+    ranks: list[Ranks] = []
+    images = Images()
+
+    def details() -> Iterator[Any]:
+        nonlocal stages
+        for trace in iter_traces(run_dir):
+            stages = stages or [s for s in STAGES if s in trace.rankings]
+            ranks.append(queries.ranks(trace, stages))
+            rows.append(queries.row(trace.query, ranks[-1], queries.flags(trace), images))
+            yield queries.detail(trace, images)
+
+    with data_folder(run_dir) as folder:
+        missing = queries.write_data(
+            folder,
+            {"mode": "run", "reach": reach},
+            rows,
+            details(),
+            images,
+            lambda names: write_thumbnails(folder, names, files),
+        )
+    if missing:
+        log.info("report: %d of %d images have no thumbnail", len(missing), len(images.names))
+    labels = [f"Stage {s[-1]}" for s in stages]
+    first, last = [r[0] for r in ranks], [r[-1] for r in ranks]
+    known = any(r is not None for r in first)
+    quoted = paper_figures(manifest)
+    context = {
+        "title": _title(manifest, run_dir),
+        "split": facts.part(manifest, "config").get("split", ""),
+        "facts": facts.facts(manifest),
+        "models": facts.models(manifest),
+        "steps": facts.steps(manifest),
+        "seconds": manifest.get("seconds"),
+        "fallbacks": sorted(facts.counts(manifest.get("fallbacks"))),
+        "missing": sorted(facts.counts(facts.part(manifest, "benchmark").get("missing"))),
+        "no_thumbnail": len(missing),
+        "images": len(images.names),
+        "queries": len(rows),
+        "dialogues": len({r[0] for r in rows}) if any(r[1] for r in rows) else 0,
+        "pool": _pool(manifest),
+        "hidden": not known,
+        "stages": labels,
+        "stage_names": dict(zip(STAGES, queries.NAMES, strict=True)),
+        "headlines": facts.headlines(metrics),
+        "metrics": facts.metric_table(metrics),
+        "groups": facts.metric_groups(metrics),
+        "metric_stages": [f"Stage {s[-1]}" for s in metrics],
+        "quoted": quoted,
+        "stage_charts": charts.stage_charts(metrics, quoted["figures"]),
+        "round_charts": charts.round_charts(metrics),
+        "movements": movements(ranks, labels),
+        "movement_chart": charts.movement_chart(first, last, reach, (labels[0], labels[-1]))
+        if known and len(labels) > 1
+        else "",
+        "reach": reach,
+        "manifest": json.dumps(manifest, indent=1, ensure_ascii=False),
+        "lower_is_better": facts.lower_is_better,
+    }
+    write_atomic(run_dir / "index.html", render("page.html.jinja", context))
+    return run_dir / "index.html"
+
+
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """A page from this package's templates; every value is escaped but our own charts."""
+    pages = Environment(
+        loader=PackageLoader("imagescope.report", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = (HERE / "style.css").read_text(encoding="utf-8")
+    return pages.get_template(template).render(style=style, data=DATA, **context)
+
+
+@contextmanager
+def data_folder(parent: Path) -> Iterator[Path]:
+    """A new folder that takes report/'s place when it is complete."""
+    try:
+        made = Path(tempfile.mkdtemp(dir=parent, prefix=f".{DATA}."))
+    except OSError as error:
+        raise UserError(f"cannot write a report into {parent}: {error.strerror}") from None
+    try:
+        yield made
+        shutil.copy(HERE / "page.js", made / "page.js")
+        made.chmod(0o755)
+        old = parent / DATA
+        if old.exists():
+            aside = made.with_name(f"{made.name}.old")
+            os.replace(old, aside)
+            os.replace(made, old)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.replace(made, old)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def read_manifest(run_dir: Path) -> dict[str, Any]:
+    """manifest.json; {} where it is absent or broken (the page then says less)."""
+    try:
+        found = json.loads((run_dir / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_scores(run_dir: Path) -> dict[str, dict[str, Any]]:
+    """metrics.json by stage; {} where there is none."""
+    try:
+        return facts.scores(read_metrics(run_dir))
+    except (UserError, TypeError):
+        return {}
+
+
+def image_files(manifest: Mapping[str, Any]) -> Mapping[str, Path]:
+    """Where the images of the manifest's dataset lie; {} (and a log line) where it cannot load."""
+    config = facts.part(manifest, "config")
+    try:
+        from imagescope import datasets
+
+        return datasets.load(
+            config["dataset"],
+            Path(config["data_root"]),
+            config["split"],
+            exclude_reference=config["exclude_reference"],
+            first_round=config["first_round"],
+            subset=config["subset"],
+            shared_concept=config["shared_concept"],
+        ).gallery.files
+    except (KeyError, UserError, OSError) as error:
+        log.warning("report: no images, the dataset cannot be loaded: %s", error)
+        return {}
+
+
+def paper_figures(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The published figures that this run may be held against: {'figures': {metric: percent},
+    'source': text}; no figures where the run is not comparable."""
+    try:
+        from imagescope.paper import paper_figures as published
+    except ImportError:
+        return {"figures": {}, "source": ""}
+    return published(manifest) or {"figures": {}, "source": ""}
+
+
+def _title(manifest: Mapping[str, Any], run_dir: Path) -> str:
+    return str(facts.part(manifest, "config").get("dataset") or run_dir.resolve().name)
+
+
+def _pool(manifest: Mapping[str, Any]) -> int | None:
+    images = facts.part(manifest, "benchmark").get("images")
+    return images if isinstance(images, int) else None

@@ -1,0 +1,120 @@
+"""Two runs side by side: what one finds and the other does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from imagescope.errors import UserError
+from imagescope.records import STAGES, Query, Trace
+from imagescope.report import facts, queries
+from imagescope.report.build import (
+    data_folder,
+    image_files,
+    read_manifest,
+    read_scores,
+    render,
+)
+from imagescope.report.queries import Images, Ranks
+from imagescope.report.thumbnails import write_thumbnails
+from imagescope.runs import iter_traces, write_atomic
+
+FOUND = (1, 5, 10, 50)
+
+
+def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
+    """Writes a page of the queries that both runs asked; returns its path.
+
+    out: a folder (None: compare-<b's name> inside a's). A query is in both where id, turn and
+    instruction agree. Raises UserError where there is none.
+    """
+    a, b = Path(a), Path(b)
+    out = Path(out) if out else a / f"compare-{b.resolve().name}"
+    manifests = [read_manifest(run) for run in (a, b)]
+    other = {_key(t.query): t for t in iter_traces(b)}
+    rows: list[Any] = []
+    ranks: list[Ranks] = []
+    images = Images()
+
+    def details() -> Iterator[Any]:
+        for trace in iter_traces(a):
+            twin = other.get(_key(trace.query))
+            if twin:
+                both = [_last(trace), _last(twin)]
+                ranks.append(both)
+                mark = queries.flags(trace) | queries.flags(twin)
+                rows.append(queries.row(trace.query, both, mark, images))
+                yield [queries.detail(t, images) for t in (trace, twin)]
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write the comparison to {out}: {error.strerror}") from None
+    names = [_name(run, m) for run, m in zip((a, b), manifests, strict=True)]
+    with data_folder(out) as folder:
+        queries.write_data(
+            folder,
+            {"mode": "compare", "columns": ["A", "B"], "runs": names, "top": 10, "reach": 0},
+            rows,
+            details(),
+            images,
+            lambda found: write_thumbnails(folder, found, _files(manifests)),
+        )
+        if not rows:
+            raise UserError(f"{a} and {b} have no query in common: nothing to compare")
+    context = {
+        "title": facts.part(manifests[0], "config").get("dataset") or "Two runs",
+        "runs": [
+            {"name": n, "facts": dict(facts.facts(m))}
+            for n, m in zip(names, manifests, strict=True)
+        ],
+        "labels": list(dict.fromkeys(k for m in manifests for k, _ in facts.facts(m))),
+        "metrics": _metrics(a, b),
+        "queries": len(rows),
+        "found": [(k, *_counts(ranks, k)) for k in FOUND],
+        "hidden": all(r is None for pair in ranks for r in pair),
+        "lower_is_better": facts.lower_is_better,
+    }
+    write_atomic(out / "index.html", render("compare.html.jinja", context))
+    return out / "index.html"
+
+
+def _key(query: Query) -> tuple[str, int, str]:
+    return (*query.key, query.instruction)
+
+
+def _last(trace: Trace) -> int | None:
+    return queries.ranks(trace, [s for s in STAGES if s in trace.rankings])[-1]
+
+
+def _name(run: Path, manifest: Mapping[str, Any]) -> str:
+    config = facts.part(manifest, "config")
+    models = config.get("models_name", "")
+    return " · ".join(
+        str(part) for part in (config.get("run_name"), models, run.resolve().name) if part
+    )
+
+
+def _files(manifests: list[dict[str, Any]]) -> Mapping[str, Path]:
+    return {name: path for m in reversed(manifests) for name, path in image_files(m).items()}
+
+
+def _metrics(a: Path, b: Path) -> list[dict[str, Any]]:
+    """Single-valued metrics of each run's last stage: name, (A's, B's)."""
+    last = {}
+    for label, run in (("A", a), ("B", b)):
+        found = read_scores(run)
+        last[label] = found[list(found)[-1]] if found else {}
+    return facts.metric_table(last)
+
+
+def _counts(ranks: list[Ranks], top: int) -> tuple[int, int, int, int]:
+    """Queries found in the top by A alone, by B alone, by both, by neither."""
+    found = [tuple(r is not None and r < top for r in pair) for pair in ranks]
+    return (
+        found.count((True, False)),
+        found.count((False, True)),
+        found.count((True, True)),
+        found.count((False, False)),
+    )

@@ -1,0 +1,174 @@
+"""What a run's manifest and metrics say, as the page shows it.
+
+A manifest may be partial (a run that failed) or from another version: what is absent is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from imagescope.records import STAGES, Estimate
+from imagescope.report.charts import Scores
+
+ROLES = ("captioner", "reasoner", "encoder", "verifier", "evaluator")
+STEPS = {  # step -> (stage it belongs to, 0: the image database; name)
+    "caption": (0, "Captions of the gallery"),
+    "embedding": (0, "Embeddings of the gallery"),
+    "synthesis": (1, "Edits and descriptions"),
+    "retrieval": (1, "Retrieval"),
+    "questions": (2, "Questions"),
+    "verification": (2, "Verification"),
+    "evaluation": (3, "Evaluation"),
+}
+Table = Mapping[str, Any]
+
+
+def part(table: Table, *names: str) -> dict[str, Any]:
+    """The mapping at a path of names, {} where there is none."""
+    found: Any = table
+    for name in names:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def scores(metrics: Table) -> dict[str, dict[str, Any]]:
+    """metrics.json without what is no stage (the reason why there are none)."""
+    return {s: dict(metrics[s]) for s in STAGES if isinstance(metrics.get(s), Mapping)}
+
+
+def duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def facts(manifest: Table) -> list[tuple[str, str]]:
+    """What ran, as (label, value) pairs."""
+    config = part(manifest, "config")
+    prompts = config.get("prompts")
+    stages = config.get("stages") or ()
+    found: dict[str, Any] = {
+        "Protocol": config.get("protocol"),
+        "Stages": " · ".join(map(str, stages)),
+        "τ, K, α": ", ".join(str(config[k]) for k in ("tau", "top_k", "alpha") if k in config),
+        "Models": config.get("models_name"),
+        "Prompts": prompts,
+        "Commit": manifest.get("git"),
+        "Started": _moment(manifest.get("started")),
+        "Took": duration(manifest["seconds"]) if _is_number(manifest.get("seconds")) else None,
+        "Status": None if manifest.get("status") == "finished" else manifest.get("status"),
+        "Limit": f"first {config['limit']} queries" if config.get("limit") else None,
+    }
+    switches = ("subset", "shared_concept", "exclude_reference")
+    chosen = [name.replace("_", " ") for name in switches if config.get(name)]
+    found["Options"] = ", ".join(chosen)
+    return [(label, str(value)) for label, value in found.items() if value]
+
+
+def _moment(text: Any) -> str | None:
+    try:
+        return datetime.fromisoformat(text).strftime("%-d %B %Y, %H:%M")
+    except (TypeError, ValueError):
+        return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def models(manifest: Table) -> list[dict[str, str]]:
+    """One row per role: role, model, engine, and what else identifies it."""
+    rows = []
+    for role in ROLES:
+        chosen = part(manifest, "config", "models", role)
+        used = part(manifest, "models", role)
+        if not chosen and not used:
+            continue
+        engine = used.get("kind") or used.get("engine") or used.get("library")
+        revision = used.get("revision") or chosen.get("revision")
+        rows.append(
+            {
+                "role": role,
+                "model": str(used.get("model") or chosen.get("model") or ""),
+                "engine": str(engine or chosen.get("engine") or chosen.get("library") or ""),
+                "dtype": str(used.get("dtype") or chosen.get("dtype") or ""),
+                "revision": str(revision or used.get("hash") or used.get("content") or "")[:12],
+            }
+        )
+    return rows
+
+
+def steps(manifest: Table) -> list[dict[str, Any]]:
+    """One row per step that cost something, in the pipeline's order; `share` of all seconds."""
+    found = part(manifest, "steps")
+    rows = []
+    for name, (stage, label) in STEPS.items():
+        cost = part(found, name)
+        if cost:
+            rows.append({"stage": stage, "label": label, **cost})
+    whole = sum(row.get("seconds") or 0 for row in rows) or 1.0
+    for row in rows:
+        row["share"] = (row.get("seconds") or 0) / whole
+        row["time"] = duration(row.get("seconds") or 0)
+    return rows
+
+
+def counts(table: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Everything above zero in a mapping of counts, nested or not; a list counts its entries."""
+    if isinstance(table, Mapping):
+        for name, value in table.items():
+            yield from counts(value, f"{prefix}, {name}" if prefix else str(name))
+    elif isinstance(table, (list, tuple)):
+        yield from counts(len(table), prefix)
+    elif _is_number(table) and table > 0:
+        yield prefix, int(table)
+
+
+def lower_is_better(metric: str) -> bool:
+    return metric.startswith("BRI")
+
+
+def metric_table(found: Scores) -> list[dict[str, Any]]:
+    """The metrics that are single values: name and an Estimate (or None) per stage."""
+    names = dict.fromkeys(
+        name for stage in found.values() for name, v in stage.items() if isinstance(v, Estimate)
+    )
+    return [{"name": n, "values": [stage.get(n) for stage in found.values()]} for n in names]
+
+
+def metric_groups(found: Scores) -> list[dict[str, Any]]:
+    """The metrics that have parts (rounds, aspects, categories): a table of the parts each."""
+    groups = dict.fromkeys(
+        name for stage in found.values() for name, v in stage.items() if isinstance(v, Mapping)
+    )
+    tables = []
+    for group in groups:
+        parts = {s: dict(metrics.get(group) or {}) for s, metrics in found.items()}
+        rows = [r for r in metric_table(parts) if any(r["values"])]
+        if rows:
+            tables.append({"name": group, "rows": rows})
+    return tables
+
+
+def headlines(found: Scores) -> list[dict[str, Any]]:
+    """The few figures at the top: the last stage's, and what changed since the first."""
+    stages = list(found)
+    if not stages:
+        return []
+    rows = [(r["name"], r["values"]) for r in metric_table(found)]
+    for group in metric_groups(found):  # of a dialogue's rounds, the last
+        if group["rows"][-1]["name"].rsplit(" ", 1)[-1].isdigit():
+            last = group["rows"][-1]
+            rows.insert(0, (f"{group['name']}, round {last['name'].split()[-1]}", last["values"]))
+    tiles = []
+    for name, values in rows[:4]:
+        if values[-1] is None:
+            continue
+        change = values[-1].value - values[0].value if values[0] and len(values) > 1 else None
+        better = change is not None and (change < 0 if lower_is_better(name) else change > 0)
+        tiles.append({"name": name, "value": values[-1], "change": change, "better": better})
+    return tiles

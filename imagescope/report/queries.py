@@ -1,0 +1,161 @@
+"""Traces as the page reads them: a short row per query at once, the rest in chunks on demand.
+
+A page opened from disk may load scripts but fetch nothing, so every data file is a script that
+hands over one JSON value. Images are numbered; names from annotation files are never keys.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from imagescope.records import STAGES, Judgement, Query, Synthesis, Trace, Verification
+
+SHOWN = 10  # thumbnails per stage
+CHUNK = 50  # queries per data file
+FELL_BACK, REPAIRED, VERBATIM = 1, 2, 4  # a row's flags
+NAMES = ("Semantic synthesis", "Predicate verification", "Pairwise evaluation")
+
+Ranks = list[int | None]  # 0-based rank of the first target after each stage
+
+
+class Images:
+    """Numbers image names in the order they are met."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._place: dict[str, int] = {}
+
+    def __call__(self, name: str) -> int:
+        if name not in self._place:
+            self._place[name] = len(self.names)
+            self.names.append(name)
+        return self._place[name]
+
+    def all(self, names: Iterable[str]) -> list[int]:
+        return [self(name) for name in names]
+
+
+def ranks(trace: Trace, stages: Sequence[str]) -> Ranks:
+    """Where the first target stands after each stage; None where it is hidden or not ranked."""
+    if not trace.query.targets:
+        return [None] * len(stages)
+    target = trace.query.targets[0]
+    return [r.ranks.get(target) if (r := trace.rankings.get(s)) else None for s in stages]
+
+
+def flags(trace: Trace) -> int:
+    how = (trace.synthesis.parse, trace.synthesis.questions_parse)
+    return (
+        FELL_BACK * any(h.startswith("fallback") for h in how)
+        + REPAIRED * ("repaired" in how)
+        + VERBATIM * trace.query.verbatim
+    )
+
+
+def row(query: Query, where: Ranks, mark: int, images: Images) -> list[Any]:
+    """[id, turn, instruction, reference, targets, ranks, flags]; -1 where there is no reference."""
+    reference = -1 if query.reference is None else images(query.reference)
+    targets = images.all(query.targets or ())
+    return [query.id, query.turn, query.instruction, reference, targets, where, mark]
+
+
+def detail(trace: Trace, images: Images) -> dict[str, Any]:
+    """What one query's card shows of one run."""
+    return {
+        "top": [
+            [stage, images.all(trace.rankings[stage].names[:SHOWN]), trace.rankings[stage].pool]
+            for stage in STAGES
+            if stage in trace.rankings
+        ],
+        "ranks": ranks(trace, [s for s in STAGES if s in trace.rankings]),
+        "synthesis": _synthesis(trace.synthesis),
+        "verification": _verification(trace.verification, images),
+        "judgements": [
+            _judgement(j, images) for j in (trace.evaluation.judgements if trace.evaluation else ())
+        ],
+    }
+
+
+def _synthesis(found: Synthesis) -> dict[str, Any]:
+    return {
+        "reference": found.reference_description,
+        "edits": [[e.type, e.text] for e in found.edits],
+        "descriptions": found.descriptions,
+        "questions": [[q.text, q.expected] for q in found.questions],
+        "parse": found.parse,
+        "questionsParse": found.questions_parse,
+        "text": found.text,
+        "questionsText": found.questions_text,
+    }
+
+
+def _verification(found: Verification | None, images: Images) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "candidates": images.all(found.candidates),
+        "yes": [[_rounded(p) for p in row] for row in found.yes],
+        "answers": found.answers,
+        "scores": found.scores,
+    }
+
+
+def _rounded(p: float | None) -> float | None:
+    return None if p is None or math.isnan(p) else round(p, 3)
+
+
+def _judgement(found: Judgement, images: Images) -> list[Any]:
+    return [images(found.candidate), found.accepted, found.text]
+
+
+def chunks(details: Iterable[Any]) -> Iterator[list[Any]]:
+    """Lists of CHUNK details, the last one shorter."""
+    held: list[Any] = []
+    for item in details:
+        held.append(item)
+        if len(held) == CHUNK:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def write_script(path: Path, target: str, value: Any) -> None:
+    """A script that assigns a JSON value; safe inside HTML too, whatever the texts hold."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    path.write_text(f"{target} = {text};\n", encoding="utf-8", errors="replace")
+
+
+def write_data(
+    folder: Path,
+    page: dict[str, Any],
+    rows: list[Any],
+    details: Iterable[Any],
+    images: Images,
+    make_images: Callable[[Sequence[str]], Sequence[int]],
+) -> list[int]:
+    """Writes detail-<n>.js, then the images they name, then queries.js; returns which images are
+    missing. `make_images` makes the thumbnails and says which it could not."""
+    for number, chunk in enumerate(chunks(details)):
+        write_script(folder / f"detail-{number}.js", f"imagescope.details[{number}]", chunk)
+    missing = list(make_images(images.names))
+    data = {
+        **page,
+        "chunk": CHUNK,
+        "shown": SHOWN,
+        "stages": [
+            [s, f"Stage {i}", n] for i, (s, n) in enumerate(zip(STAGES, NAMES, strict=True), 1)
+        ],
+        "images": images.names,
+        "missing": missing,
+        "queries": rows,
+        "details": {},
+    }
+    write_script(folder / "queries.js", "globalThis.imagescope", data)
+    return missing
