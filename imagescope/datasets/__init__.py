@@ -1,0 +1,91 @@
+"""The six benchmarks: where they are, what they ask, how they are scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from imagescope.datasets import circo, cirr, fashioniq, flickr30k, mscoco, visdial
+from imagescope.datasets.base import DOCS, Benchmark, Fault, Options, Source, Spec, without_missing
+from imagescope.errors import UserError
+
+SPECS: dict[str, Spec] = {
+    spec.name: spec
+    for spec in (
+        circo.SPEC,
+        cirr.SPEC,
+        *fashioniq.SPECS,
+        flickr30k.SPEC,
+        mscoco.SPEC,
+        visdial.SPEC,
+    )
+}
+NAMES = tuple(SPECS)
+DEFAULT = Options()
+SHOWN = 5  # faults in one message
+_SPLITS = {"test1": "test", "valid": "val"}
+
+
+def spec(name: str) -> Spec:
+    """A benchmark's metadata by name, in any case. Raises UserError for an unknown one."""
+    for known in SPECS.values():
+        if known.name.lower() == name.lower():
+            return known
+    raise UserError(f"no benchmark is named {name}; there are {', '.join(NAMES)}")
+
+
+def load(
+    name: str,
+    data_root: Path | str,
+    split: str,
+    *,
+    exclude_reference: bool = False,
+    first_round: int = 1,
+    subset: bool = False,
+    shared_concept: bool = False,
+) -> Benchmark:
+    """A benchmark's split. Annotations alone are enough; which images are missing is counted.
+
+    data_root holds a folder per benchmark (or is that folder).  split: val or test (valid and
+    test1 are understood).  Raises UserError for an unknown name or split, for files that are not
+    there, and for annotations with faults, naming file, index and reason.
+    """
+    options = Options(exclude_reference, first_round, subset, shared_concept)
+    benchmark, faults = inspect(name, data_root, split, options)
+    if faults:
+        more = len(faults) - SHOWN
+        lines = [f"  {fault}" for fault in faults[:SHOWN]] + [f"  and {more} more"] * (more > 0)
+        raise UserError(
+            f"{name} {split}: the annotations are not as published:\n"
+            + "\n".join(lines)
+            + f"\n`imagescope data check {name}` lists all; {DOCS}"
+        )
+    return without_missing(benchmark)
+
+
+def inspect(
+    name: str, data_root: Path | str, split: str, options: Options = DEFAULT
+) -> tuple[Benchmark, list[Fault]]:
+    """The benchmark as its annotations have it, images not looked for, and what is wrong in them.
+
+    Raises UserError for an unknown name or split, for options that the benchmark does not have, and
+    for files that are not there.
+    """
+    known = spec(name)
+    split = _SPLITS.get(split, split)
+    if split not in known.splits:
+        raise UserError(f"{known.name} has no split {split}; it has {' and '.join(known.splits)}")
+    if options.subset and known.name != "CIRR":
+        raise UserError(f"subset is CIRR's: {known.name} has no image sets")
+    if options.shared_concept and known.name != "CIRCO":
+        raise UserError(f"shared_concept is CIRCO's: {known.name} has none")
+    root = Path(data_root)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; --data-root names the one with the data")
+    folder = root / known.folder
+    if not folder.is_dir():
+        if root.resolve().name.lower() != known.folder.lower():
+            raise UserError(f"{folder}: no such folder; {DOCS}")
+        root, folder = root / "..", root
+    source = Source(root, folder, split, options)
+    queries, gallery = known.read(source)
+    return Benchmark(known, split, tuple(queries), gallery, options), source.faults

@@ -1,0 +1,307 @@
+"""What a benchmark is, and how its annotation files are read and doubted.
+
+A benchmark's file reads annotations through a Source, which gathers every Fault instead of stopping
+at the first: `load` refuses a benchmark with faults, `imagescope data check` lists them all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from imagescope import metrics
+from imagescope.errors import UserError
+from imagescope.records import Estimate, Gallery, Query, Ranking
+
+DOCS = "docs/benchmarks.md says where to get it and how to lay it out"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a benchmark is scored (see FIDELITY and the README's table of protocols).
+
+    exclude_reference: CIRR's reference is no candidate.  first_round: of a dialogue, 0 or 1.
+    subset: CIRR's image set alone is ranked.  shared_concept: CIRCO's goes with the instruction.
+    """
+
+    exclude_reference: bool = False
+    first_round: int = 1
+    subset: bool = False
+    shared_concept: bool = False
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A benchmark's metadata and its two functions.
+
+    folder: below the data root.  splits: split -> published (queries, gallery).
+    read: makes queries and gallery.  measure: per-query values of its metrics.
+    """
+
+    name: str
+    folder: str
+    splits: Mapping[str, tuple[int, int]]
+    main_metric: str
+    homepage: str
+    licence: str
+    citation: str
+    read: Callable[[Source], tuple[list[Query], Gallery]]
+    measure: Callable[[Sequence[Query], Sequence[Ranking], Options], metrics.Measured]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark's split, ready to run.
+
+    missing: images of the gallery, and references, without a file. incomplete: keys of the queries
+    whose target is missing (a miss) or whose reference is (it runs on the instruction alone).
+    """
+
+    spec: Spec
+    split: str
+    queries: tuple[Query, ...]
+    gallery: Gallery
+    options: Options = Options()
+    missing: frozenset[str] = frozenset()
+    incomplete: Mapping[tuple[str, int], str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def info(self) -> Spec:
+        return self.spec
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the targets are kept by a server."""
+        return any(query.targets is None for query in self.queries)
+
+    def measure(self, rankings: Sequence[Ranking]) -> metrics.Measured:
+        """Per-query values of every metric; rankings are aligned with the queries."""
+        return self.spec.measure(self.queries, rankings, self.options)
+
+    def score(
+        self, rankings: Sequence[Ranking], seed: int = 0
+    ) -> dict[str, Estimate | dict[str, Estimate]]:
+        """Every metric, in percent (BRI: nats) with a 95 % interval; {} where targets are hidden.
+
+        Where images are missing, "complete" holds the metrics over the queries that lack none.
+        """
+        if self.hidden or not self.queries:
+            return {}
+        found = metrics.estimates(self.measure(rankings), seed)
+        if self.incomplete:
+            pairs = list(zip(self.queries, rankings, strict=True))
+            whole = [(q, r) for q, r in pairs if q.key not in self.incomplete]
+            if whole:
+                over = self.spec.measure(*zip(*whole, strict=True), self.options)  # type: ignore[arg-type]
+                found["complete"] = {
+                    k: v
+                    for k, v in metrics.estimates(over, seed).items()
+                    if isinstance(v, Estimate)
+                }
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        """Counts, for the manifest."""
+        costs = list(self.incomplete.values())
+        return {
+            "name": self.name,
+            "split": self.split,
+            "queries": len(self.queries),
+            "gallery": len(self.gallery.names),
+            "missing": {
+                "images": len(self.missing),
+                "queries without target": costs.count("target"),
+                "queries without reference": costs.count("reference"),
+            },
+        }
+
+    def summary(self) -> str:
+        """One line for the log."""
+        line = f"{len(self.queries):,} queries, gallery of {len(self.gallery.names):,} images"
+        if self.missing:
+            costs = list(self.incomplete.values())
+            line += (
+                f"; {len(self.missing):,} images missing: {costs.count('target'):,} queries "
+                f"cannot be answered, {costs.count('reference'):,} run without their reference"
+            )
+        return line
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something wrong in an annotation file. index: 0-based record (CSV: row), None: the file."""
+
+    file: Path
+    index: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        place = "" if self.index is None else f", index {self.index}"
+        return f"{self.file}{place}: {self.reason}"
+
+
+class Row(BaseModel):
+    """An annotation record: types are not coerced, further fields are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+RowT = TypeVar("RowT", bound=Row)
+
+
+@dataclass
+class Source:
+    """Where a benchmark is read from, and what was found wrong on the way."""
+
+    root: Path
+    folder: Path
+    split: str
+    options: Options
+    faults: list[Fault] = field(default_factory=list)
+
+    def fault(self, file: Path, index: int | None, reason: str) -> None:
+        self.faults.append(Fault(file, index, reason))
+
+    def find(self, *places: str) -> Path:
+        """The first of several places of an annotation file that exists, else the first."""
+        return next((p for name in places if (p := self.folder / name).is_file()), None) or (
+            self.folder / places[0]
+        )
+
+    def json(self, path: Path, kind: type) -> Any:
+        """A JSON file's list or mapping; a fault, and nothing in it, where it is none."""
+        text = self.text(path)
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            index = _whole_records(text) if kind is list else None
+            self.fault(path, index, f"not valid JSON (cut off?): {error}")
+            return kind()
+        except RecursionError:
+            self.fault(path, None, "not an annotation file: nested too deeply")
+            return kind()
+        if not isinstance(data, kind):
+            wanted = "a list" if kind is list else "a mapping"
+            self.fault(path, None, f"{wanted} expected, got {type(data).__name__}")
+            return kind()
+        return data
+
+    def text(self, path: Path) -> str:
+        """A file's text. Raises UserError where it cannot be read."""
+        try:
+            return path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; {DOCS}") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 text ({error}); download it again") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+    def rows(self, path: Path, model: type[RowT]) -> list[tuple[int, RowT]]:
+        """The well-formed records of a JSON list, with their indices; faults for the others."""
+        rows = []
+        for index, record in enumerate(self.json(path, list)):
+            try:
+                rows.append((index, model.model_validate(record)))
+            except ValidationError as error:
+                for e in error.errors():
+                    place = ".".join(map(str, e["loc"])) or "record"
+                    self.fault(path, index, f"{place}: {e['msg'].lower()}")
+        return rows
+
+    def names(self, path: Path) -> list[str]:
+        """A JSON list of distinct strings."""
+        names: dict[str, None] = {}
+        for index, name in enumerate(self.json(path, list)):
+            if not isinstance(name, str):
+                self.fault(path, index, f"a string expected, got {name!r:.80}")
+            elif name in names:
+                self.fault(path, index, f"{name} is listed twice")
+            else:
+                names[name] = None
+        return list(names)
+
+    def image_folder(self, *places: str) -> Path:
+        """The first folder that exists, below the benchmark's or the data root; else the first."""
+        tries = [self.folder / places[0], *(self.root / place for place in places[1:])]
+        return next((path for path in tries if path.is_dir()), tries[0])
+
+
+def is_safe(path: str) -> bool:
+    """Whether a name from an annotation file stays inside the folder it is looked up in."""
+    parts = PurePosixPath(path).parts
+    plain = bool(parts) and not path.startswith("/") and not set(path) & set("\\\0")
+    return plain and not any(part == ".." or part.startswith("._") for part in parts)
+
+
+def _whole_records(text: str) -> int | None:
+    """How many records of a broken JSON list are whole: the index of the one that breaks."""
+    decoder, count = json.JSONDecoder(), 0
+    position = text.find("[") + 1
+    while 0 < position < len(text):
+        try:
+            _, position = decoder.raw_decode(text, position + _blank(text, position))
+        except (ValueError, RecursionError):
+            return count
+        count += 1
+        position += _blank(text, position) + 1  # the comma
+    return count or None
+
+
+def _blank(text: str, start: int) -> int:
+    end = start
+    while end < len(text) and text[end] in " \t\r\n":
+        end += 1
+    return end - start
+
+
+def files_in(folder: Path) -> frozenset[str]:
+    """Names of a folder's files; none where there is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_file())
+    except OSError:
+        return frozenset()
+
+
+def find_missing(files: Mapping[str, Path]) -> frozenset[str]:
+    """The names whose file is absent. Each folder is listed once: a gallery may be 123,403."""
+    folders: dict[Path, frozenset[str]] = {}
+    missing = []
+    for name, path in files.items():
+        parent = path.parent
+        if parent not in folders:
+            folders[parent] = files_in(parent)
+        if path.name not in folders[parent]:
+            missing.append(name)
+    return frozenset(missing)
+
+
+def without_missing(benchmark: Benchmark) -> Benchmark:
+    """The benchmark as the images on disk allow it: a query whose reference is missing runs on its
+    instruction alone. Where no image is there at all, only annotations are looked at: nothing
+    changes but the count."""
+    files = benchmark.gallery.files
+    missing = find_missing(files)
+    if not missing or len(missing) == len(files):
+        return replace(benchmark, missing=missing)
+    incomplete: dict[tuple[str, int], str] = {}
+    queries = []
+    for query in benchmark.queries:
+        if query.reference in missing:
+            incomplete[query.key] = "reference"
+            query = replace(query, reference=None)
+        if query.targets and query.targets[0] in missing:
+            incomplete[query.key] = "target"
+        queries.append(query)
+    return replace(benchmark, queries=tuple(queries), missing=missing, incomplete=incomplete)
