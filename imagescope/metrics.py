@@ -1,7 +1,7 @@
 """Metrics as pure functions of ranks, and how sure one can be of them.
 
 Every metric is first a value per query (percent; BRI: nats), NaN where it does not apply; its
-estimate is the mean of those, with a bootstrap interval. So two runs can be compared query by query.
+estimate is their mean with a bootstrap interval. So two runs can be compared query by query.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from imagescope.records import Estimate, Query, Ranking
 
-Values = NDArray[np.float64]
+Values = NDArray[np.floating[Any]]
 Measured = dict[str, Values | dict[str, Values]]  # metric -> per query, or part -> per query
 RESAMPLES = 2000
 PERMUTATIONS = 10_000
 
 
 def target_ranks(queries: Sequence[Query], rankings: Sequence[Ranking]) -> Values:
-    """0-based rank of each query's single target over its pool, (queries,); inf: not in the pool."""
+    """0-based rank of each query's single target over its pool, (queries,); inf: not in it."""
     pairs = zip(queries, rankings, strict=True)
     return np.array([r.ranks.get(q.targets[0], np.inf) if q.targets else np.inf for q, r in pairs])
 

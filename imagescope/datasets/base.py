@@ -99,15 +99,10 @@ class Benchmark:
             return {}
         found = metrics.estimates(self.measure(rankings), seed)
         if self.incomplete:
-            pairs = list(zip(self.queries, rankings, strict=True))
-            whole = [(q, r) for q, r in pairs if q.key not in self.incomplete]
-            if whole:
-                over = self.spec.measure(*zip(*whole, strict=True), self.options)  # type: ignore[arg-type]
-                found["complete"] = {
-                    k: v
-                    for k, v in metrics.estimates(over, seed).items()
-                    if isinstance(v, Estimate)
-                }
+            whole = [i for i, q in enumerate(self.queries) if q.key not in self.incomplete]
+            queries, kept = [self.queries[i] for i in whole], [rankings[i] for i in whole]
+            over = metrics.estimates(self.spec.measure(queries, kept, self.options), seed)
+            found["complete"] = {k: v for k, v in over.items() if isinstance(v, Estimate)}
         return found
 
     def describe(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class _Query(Row):
     shared_concept: str
     target_img_id: int | None = None  # public on val, as the next two
     gt_img_ids: list[int] | None = Field(default=None, min_length=1)
-    semantic_aspects: list[str] = []
+    semantic_aspects: list[str] = Field(default_factory=list)
 
 
 class _Image(Row):
@@ -121,7 +121,8 @@ SPEC = Spec(
     main_metric="mAP@5",
     homepage="https://github.com/miccunifi/CIRCO",
     licence="CC BY-NC 4.0 (annotations); images from COCO 2017 unlabeled",
-    citation="Baldrati et al., Zero-Shot Composed Image Retrieval with Textual Inversion, ICCV 2023",
+    citation="Baldrati et al., Zero-Shot Composed Image Retrieval with Textual Inversion, "
+    "ICCV 2023",
     read=read,
     measure=measure,
 )

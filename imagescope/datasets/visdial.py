@@ -1,4 +1,4 @@
-"""VisDial, as ChatIR turned it into retrieval: a caption, then ten rounds of question and answer."""
+"""VisDial as ChatIR made it retrieval: a caption, then ten rounds of question and answer."""
 
 from __future__ import annotations
 
