@@ -6,16 +6,20 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any
 
 import click
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from imagescope import progress
-from imagescope.cli_data import data_app, score, submission_app
+from imagescope import cli_own, progress
+from imagescope.cli_cache import cache_app
+from imagescope.cli_data import compare, data_app, score, submission_app
+from imagescope.config import RunConfig, load_run
 from imagescope.errors import UserError
 
 app = typer.Typer(
@@ -29,7 +33,9 @@ tiny_app = typer.Typer(help="Synthetic scenes and five small, really trained che
 app.add_typer(tiny_app, name="tiny", no_args_is_help=True)
 app.add_typer(data_app, name="data", no_args_is_help=True)
 app.add_typer(submission_app, name="submission", no_args_is_help=True)
-app.command("score")(score)
+app.add_typer(cache_app, name="cache", no_args_is_help=True)
+for command in (score, compare, cli_own.index, cli_own.search, cli_own.chat, cli_own.serve):
+    app.command()(command)
 console = Console()
 
 # The spellings of the paper's release, and ours.
@@ -94,55 +100,74 @@ def _options(
 Opt = typer.Option
 
 
-@app.command()
-def run(
+def _configure(
     config: Annotated[str, typer.Argument(help="A dataset's YAML, as configs/CIRR.yaml.")],
-    split: Annotated[Optional[str], Opt(help="val or test.")] = None,
-    tau: Annotated[Optional[float], Opt(help="Weight of captions against images, 0 to 1.")] = None,
-    top_k: Annotated[Optional[int], Opt(help="Candidates that are verified.")] = None,
-    alpha: Annotated[Optional[int], Opt(help="Candidates compared with the reference.")] = None,
-    stages: Annotated[Optional[str], Opt(help="s1, s1 s2, or s1 s2 s3.")] = None,
+    split: Annotated[str | None, Opt(help="val or test.")] = None,
+    tau: Annotated[float | None, Opt(help="Weight of captions against images, 0 to 1.")] = None,
+    top_k: Annotated[int | None, Opt(help="Candidates that are verified.")] = None,
+    alpha: Annotated[int | None, Opt(help="Candidates compared with the reference.")] = None,
+    stages: Annotated[str | None, Opt(help="s1, s1 s2, or s1 s2 s3.")] = None,
     subset: Annotated[
-        Optional[bool], Opt("--subset/--no-subset", help="CIRR: rank the image set alone.")
+        bool | None, Opt("--subset/--no-subset", help="CIRR: rank the image set alone.")
     ] = None,
     shared_concept: Annotated[
-        Optional[bool],
+        bool | None,
         Opt("--shared-concept/--no-shared-concept", help="CIRCO: add it to the instruction."),
     ] = None,
-    protocol: Annotated[Optional[str], Opt(help="paper or official.")] = None,
-    run_name: Annotated[Optional[str], Opt(help="Folder under runs/<DATASET>.")] = None,
-    data_root: Annotated[Optional[Path], Opt(help="Where the datasets lie.")] = None,
-    image_db: Annotated[Optional[Path], Opt(help="Where captions and embeddings are kept.")] = None,
-    runs: Annotated[Optional[Path], Opt(help="Where run folders are made.")] = None,
-    models: Annotated[Optional[str], Opt(help="A set of configs/models, or a file.")] = None,
-    prompts: Annotated[Optional[str], Opt(help="A prompt set, or a folder.")] = None,
-    engine: Annotated[Optional[str], Opt(help="auto, transformers, vllm or openai.")] = None,
-    reasoner: Annotated[Optional[str], Opt(help="Checkpoint: folder or hub id.")] = None,
-    captioner: Annotated[Optional[str], Opt(help="Checkpoint: folder or hub id.")] = None,
-    verifier: Annotated[Optional[str], Opt(help="Checkpoint: folder or hub id.")] = None,
-    evaluator: Annotated[Optional[str], Opt(help="Checkpoint: folder or hub id.")] = None,
-    clip: Annotated[Optional[str], Opt(help="Encoder checkpoint: folder or hub id.")] = None,
-    cache: Annotated[Optional[Path], Opt(help="The response cache's file.")] = None,
-    replay: Annotated[Optional[Path], Opt(help="Run from a bundle alone, without models.")] = None,
-    ray_address: Annotated[Optional[str], Opt(help="A running Ray cluster to join.")] = None,
-    limit: Annotated[Optional[int], Opt(help="Only the first so many queries.")] = None,
-) -> None:
+    protocol: Annotated[str | None, Opt(help="paper or official.")] = None,
+    run_name: Annotated[str | None, Opt(help="Folder under runs/<DATASET>.")] = None,
+    data_root: Annotated[Path | None, Opt(help="Where the datasets lie.")] = None,
+    image_db: Annotated[Path | None, Opt(help="Where captions and embeddings are kept.")] = None,
+    runs: Annotated[Path | None, Opt(help="Where run folders are made.")] = None,
+    models: Annotated[str | None, Opt(help="A set of configs/models, or a file.")] = None,
+    prompts: Annotated[str | None, Opt(help="A prompt set, or a folder.")] = None,
+    engine: Annotated[str | None, Opt(help="auto, transformers, vllm or openai.")] = None,
+    reasoner: Annotated[str | None, Opt(help="Checkpoint: folder or hub id.")] = None,
+    captioner: Annotated[str | None, Opt(help="Checkpoint: folder or hub id.")] = None,
+    verifier: Annotated[str | None, Opt(help="Checkpoint: folder or hub id.")] = None,
+    evaluator: Annotated[str | None, Opt(help="Checkpoint: folder or hub id.")] = None,
+    clip: Annotated[str | None, Opt(help="Encoder checkpoint: folder or hub id.")] = None,
+    cache: Annotated[Path | None, Opt(help="The response cache's file.")] = None,
+    replay: Annotated[Path | None, Opt(help="Run from a bundle alone, without models.")] = None,
+    ray_address: Annotated[str | None, Opt(help="A running Ray cluster to join.")] = None,
+    limit: Annotated[int | None, Opt(help="Only the first so many queries.")] = None,
+) -> RunConfig:
+    options = dict(locals())  # every option by its name; None: the config decides
+    roles = ("captioner", "reasoner", "verifier", "evaluator", "clip")
+    checkpoints = {role: model for role in roles if (model := options.pop(role))}
+    if clip := checkpoints.pop("clip", None):
+        checkpoints["encoder"] = clip
+    return load_run(options.pop("config"), options, checkpoints)
+
+
+def _with_run_options(action: Callable[[RunConfig], None]) -> Callable[..., None]:
+    """A command that takes the options of a run, and hands over what they come to."""
+
+    @wraps(_configure)
+    def command(**options: Any) -> None:
+        action(_configure(**options))
+
+    command.__doc__ = action.__doc__
+    return command
+
+
+def run(config: RunConfig) -> None:
     """Run the stages on a benchmark and write a run folder."""
-    from imagescope.config import load_run
     from imagescope.pipeline import run as run_pipeline
     from imagescope.summary import print_summary
 
-    given = dict(
-        split=split, tau=tau, top_k=top_k, alpha=alpha, stages=stages, subset=subset,
-        shared_concept=shared_concept, protocol=protocol, run_name=run_name, data_root=data_root,
-        image_db=image_db, runs=runs, models=models, prompts=prompts, engine=engine, cache=cache,
-        replay=replay, ray_address=ray_address, limit=limit,
-    )  # fmt: skip
-    checkpoints = dict(
-        reasoner=reasoner, captioner=captioner, verifier=verifier, evaluator=evaluator, encoder=clip
-    )
-    loaded = load_run(config, given, {k: v for k, v in checkpoints.items() if v})
-    print_summary(run_pipeline(loaded), console)
+    print_summary(run_pipeline(config), console)
+
+
+def plan(config: RunConfig) -> None:
+    """Say what a run would ask of the models, before anything runs."""
+    from imagescope.plan import print_plan
+
+    print_plan(config, console)
+
+
+app.command("run")(_with_run_options(run))
+app.command("plan")(_with_run_options(plan))
 
 
 @app.command()
@@ -160,7 +185,7 @@ def doctor(
 @app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(help="A run folder, or two to compare.")],
-    out: Annotated[Optional[Path], Opt(help="Where a comparison of two goes.")] = None,
+    out: Annotated[Path | None, Opt(help="Where a comparison of two goes.")] = None,
 ) -> None:
     """Write the page of a run, or of two side by side."""
     from imagescope.report import write_comparison, write_report
@@ -185,7 +210,7 @@ def tiny_make(
 @tiny_app.command("train")
 def tiny_train(
     out: Annotated[Path, typer.Argument(help="Where the checkpoints go.")],
-    only: Annotated[Optional[list[str]], Opt(help="Only these roles (repeat).")] = None,
+    only: Annotated[list[str] | None, Opt(help="Only these roles (repeat).")] = None,
     threads: Annotated[int, Opt(help="Processor threads.")] = 2,
     seed: Annotated[int, Opt(help="Of weights and samples.")] = 0,
 ) -> None:
@@ -198,7 +223,7 @@ def tiny_train(
 @tiny_app.command("evaluate")
 def tiny_evaluate(
     models: Annotated[Path, typer.Argument(help="The checkpoints.")] = Path("data/tiny/models"),
-    only: Annotated[Optional[list[str]], Opt(help="Only these roles (repeat).")] = None,
+    only: Annotated[list[str] | None, Opt(help="Only these roles (repeat).")] = None,
     threads: Annotated[int, Opt(help="Processor threads.")] = 2,
 ) -> None:
     """Measure the five checkpoints on held-out scenes."""

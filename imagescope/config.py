@@ -69,7 +69,7 @@ class EncoderConfig(_Model):
 
 
 class ModelSet(_Model):
-    """configs/models/<name>.yaml: the five roles, and the prompts they need if not the dataset's."""
+    """configs/models/<name>.yaml: the five roles, and the prompts they need, if any."""
 
     captioner: ModelConfig
     reasoner: ModelConfig

@@ -122,6 +122,6 @@ def _is_pair(value: Any, *second: type) -> bool:
 
 
 def _clean(text: str) -> str:
-    """One line; no control characters or lone surrogates, which neither tokenizers nor files take."""
+    """One line, without control characters and lone surrogates."""
     text = text.encode("utf-8", "replace").decode("utf-8")
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

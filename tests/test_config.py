@@ -100,7 +100,7 @@ def test_configs_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     assert load_run("configs/CIRR.yaml").dataset == "CIRR"
     assert config_path("CIRR").name == "CIRR.yaml"
-    with pytest.raises(UserError, match="no such config: configs/None.yaml.*CIRR"):
+    with pytest.raises(UserError, match=r"no such config: configs/None\.yaml.*CIRR"):
         load_run("configs/None.yaml")
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "CIRR.yaml").write_text("dataset: CIRR\ntau: 0.5")

@@ -44,7 +44,7 @@ def test_a_folder_of_folders_one_a_dataset(tmp_path: Path) -> None:
     write(tmp_path / "fashioniq_dress", PAPER, **{**TEXTS, "caption": "Describe the dress."})
     assert load_prompts(tmp_path, "CIRR").caption == "Describe."
     assert load_prompts(tmp_path, "FashionIQ-dress").caption == "Describe the dress."
-    with pytest.raises(UserError, match="no caption.txt"):
+    with pytest.raises(UserError, match=r"no caption\.txt"):
         load_prompts(tmp_path, "VisDial")
 
 
@@ -75,7 +75,7 @@ def test_placeholders_are_checked_at_load(
 
 
 def test_unknown_set_lists_what_there_is() -> None:
-    with pytest.raises(UserError, match="no such config.*general"):
+    with pytest.raises(UserError, match=r"no such config.*general"):
         load_prompts("nothing", "CIRR")
 
 

@@ -22,7 +22,10 @@ from imagescope.stages.synthesis import ask_questions, synthesise
 from imagescope.stages.verification import verify
 
 PROMPTS = PromptSet(
-    "c", "S|[[REF_IMAGE_DESC]]|[[INSTRUCTION]]", "Q|[[INSTRUCTION]]|[[ATOMIC_INST]]", "E|[[INSTRUCTION]]"
+    "c",
+    "S|[[REF_IMAGE_DESC]]|[[INSTRUCTION]]",
+    "Q|[[INSTRUCTION]]|[[ATOMIC_INST]]",
+    "E|[[INSTRUCTION]]",
 )
 FILES = {name: Path(f"{name}.png") for name in "abcdefgh"}
 
@@ -63,7 +66,9 @@ def ranking(names: str, **ranks: int) -> Ranking:
 
 def fold(request: Request) -> str:
     _, reference, instruction = request.prompt.split("|")
-    return json.dumps({"step1": [["Addition", instruction]], "step2": [f"{reference}+{instruction}", "x"]})
+    return json.dumps(
+        {"step1": [["Addition", instruction]], "step2": [f"{reference}+{instruction}", "x"]}
+    )
 
 
 def test_composed_text_and_dialogue_in_one_list() -> None:
@@ -86,7 +91,9 @@ def test_composed_text_and_dialogue_in_one_list() -> None:
 
 
 def test_dialogues_advance_together() -> None:
-    queries = [Query(str(d), f"q{d}{t}", turn=t, verbatim=t == 0) for d in range(5) for t in range(4)]
+    queries = [
+        Query(str(d), f"q{d}{t}", turn=t, verbatim=t == 0) for d in range(5) for t in range(4)
+    ]
     reasoner, engine = role(fold)
     synthesise(queries, {}, reasoner, PROMPTS)
     assert engine.batches == 3 and len(engine.requests) == 15

@@ -1,4 +1,4 @@
-"""Stage 2, predicate verification: yes/no questions about each of the K best images (section 3.3)."""
+"""Stage 2, predicate verification: yes/no questions about the K best images (section 3.3)."""
 
 from __future__ import annotations
 
@@ -47,9 +47,7 @@ def verify(
         )
         for name, question in pairs
     ]
-    responses = dict(
-        zip(pairs, verifier.ask(requests, "verification", wanted=total), strict=True)
-    )
+    responses = dict(zip(pairs, verifier.ask(requests, "verification", wanted=total), strict=True))
     results: list[tuple[Verification | None, Ranking]] = []
     for synthesis, ranking in zip(syntheses, rankings, strict=True):
         head, questions = ranking.names[:top_k], synthesis.questions
@@ -57,12 +55,9 @@ def verify(
             results.append((None, ranking))
             continue
         table = [[responses[name, q.text] for q in questions] for name in head]
-        answers = tuple(
-            tuple(None if r.error else says_yes(r.text) for r in row) for row in table
-        )
+        answers = tuple(tuple(None if r.error else says_yes(r.text) for r in row) for row in table)
         yes = tuple(
-            tuple(r.probabilities[0] if r.probabilities else math.nan for r in row)
-            for row in table
+            tuple(r.probabilities[0] if r.probabilities else math.nan for r in row) for row in table
         )
         scores = tuple(
             sum(a is q.expected for a, q in zip(row, questions, strict=True)) for row in answers

@@ -44,9 +44,7 @@ def manifest(work: Path, name: str) -> dict[str, Any]:
 def timed(work: Path, name: str, options: list[str], *more: str) -> dict[str, Any]:
     """One run to its end: wall seconds of the process, and what its manifest says."""
     start = time.monotonic()
-    subprocess.run(
-        command(work, name, options, *more), cwd=REPO, check=True, capture_output=True
-    )
+    subprocess.run(command(work, name, options, *more), cwd=REPO, check=True, capture_output=True)
     seconds = time.monotonic() - start
     found = manifest(work, name)
     steps = found["steps"].values()
@@ -95,9 +93,7 @@ def main() -> None:
             cold = timed(work, "cold", options)
             found.setdefault("cold", []).append(cold)
             found.setdefault("warm", []).append(timed(work, "warm", options))
-            found.setdefault("alpha 5", []).append(
-                timed(work, "alpha", options, "--alpha", "5")
-            )
+            found.setdefault("alpha 5", []).append(timed(work, "alpha", options, "--alpha", "5"))
         with tempfile.TemporaryDirectory() as folder:
             work = Path(folder)
             killed(work, options, random.Random(repeat).uniform(0.3, 0.7) * cold["seconds"])
