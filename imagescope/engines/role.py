@@ -47,16 +47,7 @@ class Role:
 
         wanted: how many questions these requests stand for, where the caller dropped duplicates.
         """
-        config, start, before = self.config, time.monotonic(), replace(self.engine.stats)
-        full = [
-            replace(
-                r,
-                max_tokens=min(r.max_tokens, config.max_tokens),
-                repetition_penalty=config.repetition_penalty,
-                stop=config.stop,
-            )
-            for r in requests
-        ]
+        start, before, full = time.monotonic(), replace(self.engine.stats), self._decoded(requests)
         found = dict(track(self.engine.generate(full), len(full), label))
         after, step = self.engine.stats, self.steps.setdefault(label.split(",")[0], Step())
         more = (wanted or len(full)) - len(full)
@@ -71,3 +62,20 @@ class Role:
         step.load_seconds += after.load_seconds - before.load_seconds
         step.seconds += time.monotonic() - start
         return [found[i] for i in range(len(full))]
+
+    def missing(self, requests: Sequence[Request]) -> int:
+        """How many of the requests would cost something: neither duplicates nor held."""
+        return self.engine.missing(self._decoded(requests))
+
+    def _decoded(self, requests: Sequence[Request]) -> list[Request]:
+        """The requests with the role's decoding."""
+        config = self.config
+        return [
+            replace(
+                r,
+                max_tokens=min(r.max_tokens, config.max_tokens),
+                repetition_penalty=config.repetition_penalty,
+                stop=config.stop,
+            )
+            for r in requests
+        ]
