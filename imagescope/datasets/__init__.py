@@ -22,7 +22,7 @@ SPECS: dict[str, Spec] = {
 NAMES = tuple(SPECS)
 DEFAULT = Options()
 SHOWN = 5  # faults in one message
-_SPLITS = {"test1": "test", "valid": "val"}
+ALIASES = {"test1": "test", "valid": "val"}
 
 
 def spec(name: str) -> Spec:
@@ -31,6 +31,14 @@ def spec(name: str) -> Spec:
         if known.name.lower() == name.lower():
             return known
     raise UserError(f"no benchmark is named {name}; there are {', '.join(NAMES)}")
+
+
+def split_of(name: str, split: str) -> str:
+    """val or test, as the benchmark has it. Raises UserError where it doesn't."""
+    known, split = spec(name), ALIASES.get(split, split)
+    if split not in known.splits:
+        raise UserError(f"{known.name} has no split {split}; it has {' and '.join(known.splits)}")
+    return split
 
 
 def load(
@@ -50,6 +58,13 @@ def load(
     there, and for annotations with faults, naming file, index and reason.
     """
     options = Options(exclude_reference, first_round, subset, shared_concept)
+    return without_missing(annotations(name, data_root, split, options))
+
+
+def annotations(
+    name: str, data_root: Path | str, split: str, options: Options = DEFAULT
+) -> Benchmark:
+    """`load` without a look at the images: the queries are as the annotations have them."""
     benchmark, faults = inspect(name, data_root, split, options)
     if faults:
         more = len(faults) - SHOWN
@@ -59,7 +74,7 @@ def load(
             + "\n".join(lines)
             + f"\n`imagescope data check {name}` lists all; {DOCS}"
         )
-    return without_missing(benchmark)
+    return benchmark
 
 
 def inspect(
@@ -70,10 +85,7 @@ def inspect(
     Raises UserError for an unknown name or split, for options that the benchmark does not have, and
     for files that are not there.
     """
-    known = spec(name)
-    split = _SPLITS.get(split, split)
-    if split not in known.splits:
-        raise UserError(f"{known.name} has no split {split}; it has {' and '.join(known.splits)}")
+    known, split = spec(name), split_of(name, split)
     if options.subset and known.name != "CIRR":
         raise UserError(f"subset is CIRR's: {known.name} has no image sets")
     if options.shared_concept and known.name != "CIRCO":

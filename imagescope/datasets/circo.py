@@ -14,9 +14,9 @@ from imagescope.records import Gallery, Query, Ranking
 
 KS = (5, 10, 25, 50)
 FILE = re.compile(r"\d{12}\.jpg")
-# COCO numbers its images with up to six digits. Where neither images nor the official list are at
-# hand, that is all that can be said about an id.
-MAX_ID = 999_999
+# COCO 2017's largest id is a little below. Without the official list that is all one can know of an
+# id: an image that is not in the folder is missing, not unknown.
+MAX_ID = 600_000
 
 
 class _Query(Row):
@@ -42,8 +42,9 @@ def read(source: Source) -> tuple[list[Query], Gallery]:
     folder = source.image_folder("unlabeled2017", "VisDial/unlabeled2017", "unlabeled2017")
     path = source.find(*(f"{place}/{source.split}.json" for place in ("annotations", "captions")))
     rows = source.rows(path, _Query)
-    names = _listed(source) or sorted(n for n in files_in(folder) if FILE.fullmatch(n))
-    known = set(names)
+    listed = _listed(source)
+    names = listed or sorted(n for n in files_in(folder) if FILE.fullmatch(n))
+    known = set(listed)
     queries: dict[int, Query] = {}
     for index, row in rows:
         reasons = _doubt(row, known, hidden=source.split == "test")

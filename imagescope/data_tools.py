@@ -1,0 +1,191 @@
+"""Looking at a benchmark before anything runs on it: counts, faults, images; queries as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from imagescope import datasets
+from imagescope.datasets import Benchmark, Fault, Options
+from imagescope.datasets.base import find_missing
+from imagescope.errors import UserError
+from imagescope.progress import track
+from imagescope.records import Estimate, Query
+from imagescope.runs import write_atomic
+
+SHOWN = 20  # lines of one kind
+
+
+@dataclass
+class Checked:
+    """What a check found. missing, unreadable: images of the gallery, and references, by name."""
+
+    benchmark: Benchmark
+    faults: list[Fault]
+    missing: frozenset[str]
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return not (self.faults or self.missing or self.unreadable or self.no_gallery)
+
+    @property
+    def no_gallery(self) -> bool:
+        return not self.benchmark.gallery.names
+
+    def counts(self) -> dict[str, int | None]:
+        """Queries, dialogues' texts and images; None where targets are hidden."""
+        benchmark = self.benchmark
+        queries, lost = benchmark.queries, self.missing | set(self.unreadable)
+        heads = [q for q in queries if q.turn == 0]
+        targets = None if benchmark.hidden else {t for q in queries for t in q.targets or ()}
+        return {
+            "queries": len(heads),
+            "texts": len(queries),
+            "gallery": len(benchmark.gallery.names),
+            "targets": None if targets is None else len(targets),
+            "images missing": len(self.missing),
+            "images unreadable": len(self.unreadable),
+            "queries whose target is lost": sum((q.targets or ("",))[0] in lost for q in heads),
+            "queries whose reference is lost": sum(q.reference in lost for q in heads),
+            "faults in annotations": len(self.faults),
+        }
+
+
+def check(name: str, data_root: Path, split: str, decode: bool = True) -> Checked:
+    """Reads a split's annotations, looks for every image and, with decode, opens it.
+
+    Raises UserError where there is nothing to look at.
+    """
+    benchmark, faults = datasets.inspect(name, data_root, split)
+    files = benchmark.gallery.files
+    missing = find_missing(files)
+    present = [image for image in files if image not in missing]
+    unreadable: dict[str, str] = {}
+    if decode and present:
+        with ThreadPoolExecutor() as pool:  # decoders let go of the interpreter
+            reasons = pool.map(_unreadable, (files[image] for image in present))
+            for image, reason in zip(
+                present, track(reasons, len(present), "images opened"), strict=True
+            ):
+                if reason:
+                    unreadable[image] = reason
+    return Checked(benchmark, faults, missing, unreadable)
+
+
+def _unreadable(path: Path) -> str | None:
+    from imagescope.engines.images import UnreadableImage, load_picture
+
+    try:
+        load_picture(path)
+    except UnreadableImage as error:
+        return str(error)
+    return None
+
+
+def expand(name: str) -> list[str]:
+    """Benchmarks by name; FashionIQ is its three categories."""
+    if name.lower() == "fashioniq":
+        return [n for n in datasets.NAMES if n.startswith("FashionIQ")]
+    return [datasets.spec(name).name]
+
+
+def check_all(
+    name: str, data_root: Path, split: str | None, decode: bool = True
+) -> tuple[list[Checked], list[str]]:
+    """Every wanted split of a benchmark, and what could not be read.
+
+    Without `split` those that are there are checked; that one is not there is no error then.
+    """
+    found: list[Checked] = []
+    absent: list[str] = []
+    for known in expand(name):
+        errors, before = [], len(found)
+        for each in [split] if split else list(datasets.spec(known).splits):
+            try:
+                found.append(check(known, data_root, each, decode))
+            except UserError as error:
+                errors.append(str(error))
+        if split or len(found) == before:
+            absent += errors
+    return found, absent
+
+
+def show(checked: Checked, console: Console) -> None:
+    """A table of counts beside the published ones, then what is wrong."""
+    benchmark, counts = checked.benchmark, checked.counts()
+    published = dict(
+        zip(("queries", "gallery"), benchmark.spec.splits[benchmark.split], strict=True)
+    )
+    table = Table("", "here", "published", title=f"{benchmark.name} {benchmark.split}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for label, count in counts.items():
+        if label == "texts" and count == counts["queries"]:
+            continue
+        known = f"{published[label]:,}" if label in published else ""
+        table.add_row(label, "hidden" if count is None else f"{count:,}", known)
+    console.print(table)
+    if checked.no_gallery:
+        console.print("no gallery: neither its images nor a list of them is here")
+    _listing(console, [str(fault) for fault in checked.faults], "faults")
+    files = benchmark.gallery.files
+    if len(checked.missing) == len(files) and files:
+        example = next(iter(files.values()))
+        console.print(f"no image is here; looked for {example} and so on", soft_wrap=True)
+    else:
+        _listing(console, [f"missing: {files[n]}" for n in sorted(checked.missing)], "missing")
+    _listing(console, list(checked.unreadable.values()), "unreadable")
+
+
+def _listing(console: Console, lines: Sequence[str], what: str) -> None:
+    for line in lines[:SHOWN]:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+    if len(lines) > SHOWN:
+        console.print(f"  and {len(lines) - SHOWN:,} more {what}", highlight=False)
+
+
+def export(name: str, data_root: Path, split: str, output: Path) -> int:
+    """Writes one JSON object a query (a dialogue: a turn), in file order; returns how many.
+
+    Keys: id, turn, reference, instruction, targets, candidates; absent values are null. candidates
+    are the images that a subset metric is confined to (CIRR). The annotations alone count: a
+    reference whose image is missing is still named.
+    """
+    options = Options(subset=datasets.spec(name).name == "CIRR")
+    queries = datasets.annotations(name, data_root, split, options).queries
+    lines = (json.dumps(_exported(q), ensure_ascii=False) + "\n" for q in queries)
+    try:
+        write_atomic(output, "".join(lines))
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror}") from None
+    return len(queries)
+
+
+def _exported(query: Query) -> dict[str, Any]:
+    return {
+        "id": query.id,
+        "turn": query.turn,
+        "reference": query.reference,
+        "instruction": query.instruction,
+        "targets": query.targets,
+        "candidates": query.candidates,
+    }
+
+
+def show_metrics(found: dict[str, Any], title: str, console: Console) -> None:
+    """Metrics with their intervals, nested ones below their name."""
+    table = Table("metric", "value", "95 % interval", title=title)
+    for name, value in found.items():
+        inner = {name: value} if isinstance(value, Estimate) else value
+        for label, e in inner.items():
+            label = label if label == name else f"{name}: {label}"
+            table.add_row(label, f"{e.value:.2f}", f"{e.low:.2f} to {e.high:.2f}")
+    console.print(table)
