@@ -64,9 +64,11 @@ def search(
 
     with ImageScope.open(name, models, _engine(engine), resident=False) as scope:
         answer = scope.search(text, reference, tuple(stages.replace(",", " ").split()), top)
+        folder = scope.manifest.folder
     if as_json:
         print(json.dumps(show.as_json(answer), indent=1, ensure_ascii=False))
     else:
+        console.print(f"below {folder}:", markup=False, soft_wrap=True)
         console.print(show.table(answer))
     if html:
         _write(html, show.page(answer, name))

@@ -63,7 +63,7 @@ def build(
     """
     start = time.monotonic()
     folder = folder.expanduser().resolve()
-    name = name or re.sub(r"[^\w.-]+", "-", folder.name).strip("-.") or "pictures"
+    name = name or re.sub(r"[^\w.-]+", "-", folder.name)[:60].strip("-.") or "pictures"
     before = library.read_manifest(name) if name in library.names() else None
     if before and before.folder != folder:
         raise UserError(
@@ -150,6 +150,7 @@ def _embed(
             models.close()
     ok = [n for n, fine in zip(vectors.names, vectors.ok, strict=True) if fine]
     file = library.write_vectors(name, vectors.images[vectors.ok], vectors.captions[vectors.ok])
+    db.remove_others()  # the folder as it was before; what it shared has been taken over
     lost = dict.fromkeys(entries.keys() - set(ok), "could not be read")
     return wanted.model_copy(
         update={

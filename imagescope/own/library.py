@@ -23,10 +23,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imagescope import __version__
 from imagescope.config import PACKAGE, ROLES, EngineName, ModelSet, RunConfig, config_path
+from imagescope.engines.device import visible_gpus
 from imagescope.errors import UserError
 from imagescope.vectors import Array
 
-NAME = re.compile(r"\w[\w.-]{0,99}")
+NAME = re.compile(r"\w([\w.-]{0,58}\w)?")
 THUMBNAIL = 384  # pixels, the longer side
 
 
@@ -105,17 +106,30 @@ def read_manifest(name: str) -> Manifest:
         ) from None
 
 
-def settings(manifest: Manifest, **overrides: Any) -> RunConfig:
-    """The configuration under which an index is made and searched."""
+def settings(
+    manifest: Manifest, models: ModelSet | None = None, engine: EngineName | None = None
+) -> RunConfig:
+    """The configuration under which an index is made and searched.
+
+    Where `auto` could take vLLM without a GPU, it is transformers: one question at a time is
+    answered sooner, and nothing has to start.
+    """
+    chosen, engine = models or manifest.models, engine or manifest.engine
+    if engine == "auto" and not visible_gpus():
+        plain = {
+            name: chosen.role(name).model_copy(update={"engine": "transformers"})
+            for name in ROLES
+            if not (chosen.role(name).engine or chosen.role(name).base_url)
+        }
+        chosen = chosen.model_copy(update=plain)
     return RunConfig.model_validate(
         {
             "dataset": "folder",
             "image_db": home() / "image_db",
-            "models": manifest.models.model_dump(),
+            "models": chosen.model_dump(),
             "models_name": manifest.models_name,
             "prompts": manifest.prompts,
-            "engine": manifest.engine,
-            **{key: value for key, value in overrides.items() if value is not None},
+            "engine": engine,
         }
     )
 

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import overload
 
-from imagescope.config import ROLES, EngineName, ModelSet, load_models
+from imagescope.config import ROLES, EngineName, ModelSet, RunConfig, load_models
 from imagescope.datasets.folder import sha256
 from imagescope.engines.base import Picture, Request
 from imagescope.engines.role import Role
@@ -114,7 +114,7 @@ class ImageScope:
     """
 
     def __init__(
-        self, name: str, manifest: library.Manifest, resident: bool = True, **overrides: Any
+        self, name: str, manifest: library.Manifest, config: RunConfig, resident: bool = True
     ):
         """Use `ImageScope.open`."""
         from imagescope.cache import Cache, cache_path
@@ -122,7 +122,7 @@ class ImageScope:
         from imagescope.pipeline import Models
 
         self.name, self.manifest, self._resident = name, manifest, resident
-        self.config = library.settings(manifest, **overrides)
+        self.config = config
         self.names = tuple(manifest.pictures)
         self.files = {n: manifest.folder / n for n in self.names}
         self._rows = {n: row for row, n in enumerate(self.names)}
@@ -158,7 +158,7 @@ class ImageScope:
         chosen = library.portable(load_models(models), "general")[0] if models else manifest.models
         if resident:
             chosen = share_memory(chosen)
-        return cls(name, manifest, resident, models=chosen.model_dump(), engine=engine)
+        return cls(name, manifest, library.settings(manifest, chosen, engine), resident)
 
     def search(
         self,

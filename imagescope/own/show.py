@@ -18,14 +18,14 @@ HERE = Path(__file__).parent
 
 
 def table(answer: Answer) -> Table:
-    """Rank, path, similarity and why, for a terminal."""
+    """Rank, path below the folder, similarity and why, for a terminal."""
     found = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     found.add_column("#", justify="right")
-    found.add_column("picture", overflow="fold")
+    found.add_column("picture", overflow="fold", min_width=12)
     found.add_column("score", justify="right")
     found.add_column("why", overflow="fold")
     for result in answer:
-        path = Text(str(result.path).encode("unicode_escape").decode())
+        path = Text(result.name.encode("unicode_escape").decode())
         found.add_row(str(result.rank), path, f"{result.score:.3f}", Text(verdict(result)))
     return found
 

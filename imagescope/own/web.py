@@ -42,7 +42,8 @@ class Session:
     said: list[dict[str, str]] = field(default_factory=list)
 
     def note(self, role: str, text: str) -> None:
-        self.said.append({"role": role, "content": text})
+        """Adds a line; the chat window takes HTML."""
+        self.said.append({"role": role, "content": _escape(text)})
 
 
 class Desk:
@@ -84,7 +85,7 @@ def build(desk: Desk, top: int) -> Any:
     title = f"{desk.scope.name} · ImageScope"
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         session = gr.State(Session())
-        gr.HTML(f"<h1>{_escape(desk.scope.name)}</h1>", elem_id="title")
+        gr.HTML(f"<h1>{_escape(desk.scope.name)}</h1>", elem_id="title", padding=False)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 said = gr.Chatbot(
@@ -237,7 +238,7 @@ def start(desk: Desk, host: str, port: int, top: int) -> Any:
         allowed_paths=[],
         blocked_paths=[str(desk.scope.manifest.folder)],
         max_file_size="64mb",
-        theme=gr.themes.Default(font=plain[0], font_mono=plain[1]),
+        theme=gr.themes.Default(primary_hue="emerald", font=plain[0], font_mono=plain[1]),
         css=show.css() + (Path(__file__).parent / "web.css").read_text(encoding="utf-8"),
     )
     return page

@@ -1,0 +1,143 @@
+"""Models that know the answers, for tests of what is built around models.
+
+The pictures are tiny scenes; the oracle has seen the drawings (it knows them by content), reads
+the tiny prompts, and answers at once, so these tests load no checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imagescope.config import EncoderConfig, ModelConfig
+from imagescope.engines.base import Pair, Request, Response
+from imagescope.tiny.language import caption
+from imagescope.tiny.scenes import COLOURS, draw, random_scene
+
+SEEN: dict[str, str] = {}  # content -> caption
+ASKED: list[str] = []  # prompts, in order
+MODELS = """
+captioner: {model: oracle-captioner, max_tokens: 96}
+reasoner: {model: oracle-reasoner}
+verifier: {model: oracle-verifier}
+evaluator: {model: oracle-evaluator}
+encoder: {model: oracle-encoder}
+prompts: tiny
+"""
+
+
+def scenes(folder: Path, count: int, seed: int = 0) -> list[str]:
+    """Draws scenes to folder/000.png …; returns their captions."""
+    rng, found = Random(seed), []
+    folder.mkdir(parents=True, exist_ok=True)
+    while len(found) < count:
+        scene = random_scene(rng)
+        if caption(scene) not in found:
+            path = folder / f"{len(found):03d}.png"
+            draw(scene, 64).save(path)
+            SEEN[content(path)] = caption(scene)
+            found.append(caption(scene))
+    return found
+
+
+def content(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower())) - {"a", "an", "at", "on", "the", "is", "there"}
+
+
+class Oracle:
+    """An engine that answers each prompt of the tiny set by looking it up."""
+
+    loads, load_seconds = 0, 0.0
+
+    def __init__(self, config: ModelConfig):
+        self.identity: dict[str, Any] = {"engine": "oracle", "model": config.model}
+        self.closed = False
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
+        self.loads = self.loads or 1
+        for i, request in enumerate(requests):
+            ASKED.append(request.prompt)
+            yield i, Response(self.answer(request))
+
+    def close(self) -> None:
+        self.closed = True
+
+    def answer(self, request: Request) -> str:
+        image = request.images[0] if request.images else None
+        if isinstance(image, Pair):
+            wanted = words(request.prompt.split(":")[1]) & set(COLOURS)
+            good = wanted <= words(SEEN.get(content(image.right), ""))
+            return f"ANSWER: {'Yes' if good else 'No'}"
+        if image:
+            seen = SEEN.get(content(image.path), "a photograph")
+            if "?" not in request.prompt:
+                return seen
+            asked = words(request.prompt.split("No.")[-1])
+            return "yes" if asked <= words(seen) else "no"
+        return json.dumps(self.reason(request.prompt))
+
+    def reason(self, prompt: str) -> dict[str, Any]:
+        if prompt.startswith("Change:"):
+            colours = re.findall(rf"becomes ({'|'.join(COLOURS)})", prompt)
+            return {"step2": [[f"is there {colour}?", "True"] for colour in colours]}
+        known, told = (line.split(": ", 1)[1] for line in prompt.split("\n"))
+        found = re.search(rf"({'|'.join(COLOURS)}) to ({'|'.join(COLOURS)})", told)
+        if found:
+            target = known.replace(found[1], found[2])
+            return {"step1": [["Modification", f"it becomes {found[2]}"]], "step2": [target]}
+        before = "" if known == "A blank image." else known + " "
+        colours = sorted(words(told) & set(COLOURS))
+        edits = [["Addition", f"it becomes {colour}"] for colour in colours]
+        return {"step1": edits, "step2": [before + told]}
+
+
+class Words:
+    """An encoder whose vectors count words; a picture's are those of its caption."""
+
+    loads, load_seconds, dimension = 0, 0.0, 512
+
+    def __init__(self, config: EncoderConfig):
+        self.config, self.unreadable = config, dict[str, str]()
+        self.declared = {"model": config.model}
+        self.identity: dict[str, Any] = {"encoder": config.model}
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
+        rows = np.full((len(texts), self.dimension), 1e-6, np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            for word in words(text):
+                row[int(hashlib.sha256(word.encode()).hexdigest(), 16) % self.dimension] += 1
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def images(self, paths: Sequence[Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        found = self.texts([SEEN.get(content(path), "a photograph") for path in paths])
+        return found, np.ones(len(paths), bool)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def oracle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Puts the oracle in all models' places and IMAGESCOPE_HOME in a fresh folder; the file of the
+    model set."""
+    monkeypatch.setenv("IMAGESCOPE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("IMAGESCOPE_CACHE", raising=False)
+    monkeypatch.setattr("imagescope.pipeline.open_engine", lambda config, *_, **__: Oracle(config))
+    monkeypatch.setattr("imagescope.encoders.open_encoder", Words)
+    monkeypatch.setattr("imagescope.own.indexing.fingerprint", lambda *_: {})
+    ASKED.clear()
+    models = tmp_path / "oracle.yaml"
+    models.write_text(MODELS)
+    return str(models)

@@ -1,0 +1,218 @@
+"""The page, in Debian's Chromium: two visitors, and what nobody may read through it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from own_oracle import oracle, scenes
+
+from imagescope.own import library
+from imagescope.own.indexing import build
+from imagescope.own.scope import ImageScope
+
+pytest.importorskip("gradio", reason="the page needs gradio")
+__all__ = ["oracle"]
+SCRIPT = Path(__file__).parents[1] / "script" / "screenshot.py"
+COUNT = 30
+
+
+@pytest.fixture
+def captions(oracle: str, tmp_path: Path) -> list[str]:
+    found = scenes(tmp_path / "in", COUNT)
+    build(tmp_path / "in", "n", oracle)
+    return found
+
+
+@pytest.fixture
+def address(captions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    from imagescope.own.web import Desk, start
+
+    (tmp_path / "uploads").mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    desk = Desk(lambda: ImageScope.open("n"))
+    page = start(desk, "127.0.0.1", 0, 6)
+    yield page.local_url.rstrip("/")
+    page.close(verbose=False)
+    desk.close()
+
+
+def status(url: str, data: bytes | None = None) -> int:
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_no_address_names_a_file(address: str, captions: list[str], tmp_path: Path) -> None:
+    picture = tmp_path / "in" / "000.png"
+    manifest = library.read_manifest("n")
+    files = [
+        picture,
+        library.thumbnail("n", manifest.pictures["000.png"]),
+        library.place("n") / "index.json",
+        Path("/etc/passwd"),
+        Path(os.__file__),
+        Path(__file__),
+        Path("pyproject.toml"),
+        Path(address.split("://")[1]) / ".." / ".." / "etc" / "passwd",
+    ]
+    ways = ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/static/", "/assets/", "/")
+    for file in map(str, files):
+        for spelling in (file, quote(file, safe=""), f"../../..{file}", f"file://{file}"):
+            for way in ways:
+                found = status(f"{address}{way}{quote(spelling, safe='/%')}")
+                assert found in (403, 404, 405), f"{way}{spelling}"
+    assert status(f"{address}/gradio_api/proxy=http://127.0.0.1/") >= 400
+
+
+def test_only_uploads_become_references(address: str, captions: list[str], tmp_path: Path) -> None:
+    """A request that names a file of the server's as the reference is refused."""
+    with urllib.request.urlopen(f"{address}/config", timeout=20) as response:
+        config = json.load(response)
+    take = [d for d in config["dependencies"] if any(t[1] == "upload" for t in d["targets"])]
+    assert len(take) == 1
+    secret = tmp_path / "secret.png"
+    shutil.copy(tmp_path / "in" / "000.png", secret)
+    for path in (secret, tmp_path / "in" / "001.png"):
+        file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+        body = {"data": [file, None], "fn_index": take[0]["id"], "session_hash": "s"}
+        assert status(f"{address}/gradio_api/run/predict", json.dumps(body).encode()) >= 400
+
+
+@pytest.fixture
+def browse() -> Iterator[Callable[..., Any]]:
+    pytest.importorskip("selenium", reason="the browser is driven by selenium")
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("needs Chromium and its driver (apt-get install chromium chromium-driver)")
+    spec = importlib.util.spec_from_file_location("screenshot", SCRIPT)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    opened = []
+
+    def visit(address: str, **options: Any) -> Any:
+        browser = module.open_browser(**options)
+        opened.append(browser)
+        browser.get(address)
+        return browser
+
+    yield visit
+    for browser in opened:
+        browser.quit()
+
+
+def wait(browser: Any, what: Callable[[Any], Any], seconds: float = 30) -> Any:
+    from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(browser, seconds, 0.1, [StaleElementReferenceException]).until(what)
+
+
+def say(browser: Any, text: str) -> None:
+    box = wait(browser, lambda b: b.find_element("css selector", "#line textarea"))
+    box.clear()
+    box.send_keys(text + "\n")
+
+
+def cards(browser: Any) -> list[Any]:
+    found = browser.find_elements("css selector", "#results article")
+    return [card for card in found if card.is_displayed()]
+
+
+def names(browser: Any) -> list[str]:
+    return [card.get_attribute("data-name") for card in cards(browser)]
+
+
+def done(browser: Any) -> bool:
+    return "Done" in browser.find_element("css selector", "#status").text
+
+
+def test_caption_then_a_result_then_a_change(
+    address: str, captions: list[str], browse: Callable[..., Any]
+) -> None:
+    place = next(i for i, text in enumerate(captions) if " red " in text)
+    browser = browse(address)
+    say(browser, captions[place])
+    wait(browser, lambda b: done(b) and len(names(b)) == 6)
+    first = names(browser)
+    assert first[0] == f"{place:03d}.png"
+    best = cards(browser)[0].text
+    assert "is there red? yes" in best and "accepted by the evaluator" in best
+    assert browser.execute_script(
+        "return [...document.querySelectorAll('#results img')].every(i => i.naturalWidth > 0)"
+    )
+    browser.find_element("css selector", "#like-1").click()
+    wait(browser, lambda b: "is the reference" in b.find_element("css selector", "#said").text)
+    wait(browser, lambda b: b.find_elements("css selector", "#reference img"))
+    say(browser, "red to blue")
+    wait(browser, lambda b: done(b) and "is there blue?" in cards(b)[0].text)
+    second = names(browser)
+    assert f"{place:03d}.png" not in second and second != first
+
+    other = browse(address, width=390, height=844)  # a second visitor, with a phone
+    assert names(other) == []
+    hostile = "<img src=x onerror=document.title=1>"
+    say(other, f"a green circle {hostile}")
+    wait(other, lambda b: done(b) and names(b))
+    assert hostile in other.find_element("css selector", "#said").text and other.title != "1"
+    assert names(browser) == second  # the first one's results are their own
+    wide = other.execute_script("return document.documentElement.scrollWidth")
+    assert wide <= 390
+    errors = [
+        entry["message"]
+        for visitor in (browser, other)
+        for entry in visitor.get_log("browser")
+        if entry["level"] == "SEVERE"
+    ]
+    assert errors == []
+
+
+def test_first_results_show_before_the_last_stage(
+    address: str, captions: list[str], browse: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stage 1's pictures are on the page while stage 2 still waits for its model."""
+    from threading import Event
+
+    from imagescope.own import scope
+
+    go, real = Event(), scope.verify
+
+    def held(*args: Any) -> Any:
+        assert go.wait(60)
+        return real(*args)
+
+    monkeypatch.setattr(scope, "verify", held)
+    browser = browse(address)
+    say(browser, captions[3])
+    wait(browser, lambda b: names(b)[:1] == ["003.png"])
+    assert not done(browser)
+    assert not browser.find_elements("css selector", "#results article li")
+    go.set()
+    wait(browser, done)
+    assert browser.find_elements("css selector", "#results article li")
+
+
+def test_an_upload_is_a_reference(
+    address: str, captions: list[str], browse: Callable[..., Any], tmp_path: Path
+) -> None:
+    place = next(i for i, text in enumerate(captions) if " red " in text)
+    browser = browse(address)
+    upload = wait(browser, lambda b: b.find_element("css selector", "#reference input[type=file]"))
+    upload.send_keys(str(tmp_path / "in" / f"{place:03d}.png"))
+    wait(browser, lambda b: b.find_elements("css selector", "#reference img"))
+    say(browser, "red to blue")
+    wait(browser, lambda b: done(b) and names(b))
+    assert f"{place:03d}.png" not in names(browser)
