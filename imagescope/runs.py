@@ -187,7 +187,8 @@ def iter_traces(folder: Path) -> Iterator[Trace]:
     number = 0
     try:
         with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
+            for line in lines:
+                number += 1
                 yield _trace(json.loads(line))
     except OSError:
         raise UserError(f"{folder}: no traces.jsonl; is this a finished run's folder?") from None

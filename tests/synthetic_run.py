@@ -131,12 +131,14 @@ def make_metrics(kind: str, traces: list[Trace]) -> dict:
         ranks = [(t.query.turn, t.rankings[stage].ranks[t.query.targets[0]]) for t in traces]
         if kind == "dialogue":
             rounds = {
-                f"round {r}": _estimate([k < 10 for turn, k in ranks if turn == r])
+                f"Hits@10/{r}": _estimate([k < 10 for turn, k in ranks if turn == r])
                 for r in range(11)
             }
-            found[stage] = {"Hits@10": rounds, "BRI": Estimate(1.21, 1.1, 1.33)}
+            found[stage] = {**rounds, "BRI": Estimate(1.21, 1.1, 1.33)}
         else:
-            found[stage] = {f"R@{k}": _estimate([r < k for _, r in ranks]) for k in (1, 5, 10, 50)}
+            found[stage] = {
+                f"Recall@{k}": _estimate([r < k for _, r in ranks]) for k in (1, 5, 10, 50)
+            }
     return found
 
 
@@ -170,7 +172,7 @@ def make_manifest(kind: str, images: int) -> dict:
             "stages": ["s1", "s2", "s3"],
             "models": {name: role(name) for name in roles},
         },
-        "benchmark": {"images": images, "missing": {"references": 1}},
+        "benchmark": {"gallery": images, "missing": {"queries without reference": 1}},
         "models": {name: {"model": f"data/tiny/models/{name}", "kind": "vllm"} for name in roles},
         "steps": {
             name: {**step, "seconds": seconds}

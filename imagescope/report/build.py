@@ -189,5 +189,5 @@ def _title(manifest: Mapping[str, Any], run_dir: Path) -> str:
 
 
 def _pool(manifest: Mapping[str, Any]) -> int | None:
-    images = facts.part(manifest, "benchmark").get("images")
+    images = facts.part(manifest, "benchmark").get("gallery")
     return images if isinstance(images, int) else None

@@ -162,18 +162,13 @@ def _apart(ends: Sequence[tuple[float, str]], gap: float) -> list[float]:
 
 
 def rounds(scores: Scores) -> dict[str, list[str]]:
-    """The metrics that have a value per round of a dialogue: name -> labels in order."""
+    """The metrics that have a value per round of a dialogue: name -> 'round 0', 'round 1' ..."""
     found: dict[str, list[str]] = {}
     for metrics in scores.values():
         for name, value in metrics.items():
-            if isinstance(value, Mapping) and value and all(_number(k) is not None for k in value):
-                found.setdefault(name, sorted(value, key=lambda k: _number(k) or 0))
+            if isinstance(value, Mapping) and value and all(k.startswith("round ") for k in value):
+                found.setdefault(name, list(value))
     return found
-
-
-def _number(label: str) -> int | None:
-    digits = re.search(r"(\d+)$", str(label))
-    return int(digits[1]) if digits else None
 
 
 def round_charts(scores: Scores) -> list[tuple[str, str]]:
@@ -189,7 +184,7 @@ def round_charts(scores: Scores) -> list[tuple[str, str]]:
 
 def _round_chart(scores: Scores, name: str, labels: Sequence[str], ident: str) -> str:
     figure, (axes,) = _figure(4.6, 3.3)
-    places = [_number(label) or 0 for label in labels]
+    places = [int(label.removeprefix("round ")) for label in labels]
     ends = []
     stages = [s for s in scores if name in scores[s]]
     for i, stage in enumerate(stages):

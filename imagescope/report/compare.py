@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from imagescope.errors import UserError
+from imagescope.metrics import Difference, paired
 from imagescope.records import STAGES, Query, Trace
 from imagescope.report import facts, queries
 from imagescope.report.build import (
@@ -109,12 +112,9 @@ def _metrics(a: Path, b: Path) -> list[dict[str, Any]]:
     return facts.metric_table(last)
 
 
-def _counts(ranks: list[Ranks], top: int) -> tuple[int, int, int, int]:
-    """Queries found in the top by A alone, by B alone, by both, by neither."""
-    found = [tuple(r is not None and r < top for r in pair) for pair in ranks]
-    return (
-        found.count((True, False)),
-        found.count((False, True)),
-        found.count((True, True)),
-        found.count((False, False)),
-    )
+def _counts(ranks: list[Ranks], top: int) -> tuple[int, int, int, int, Difference | None]:
+    """Queries found in the top by A alone, B alone, both, neither; how B differs, in percent."""
+    found = np.array([[r is not None and r < top for r in pair] for pair in ranks], bool)
+    a, b = found.T
+    counts = (a & ~b, ~a & b, a & b, ~a & ~b)
+    return (*(int(c.sum()) for c in counts), paired(100.0 * a, 100.0 * b))  # type: ignore[return-value]

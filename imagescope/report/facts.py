@@ -22,6 +22,10 @@ STEPS = {  # step -> (stage it belongs to, 0: the image database; name)
     "verification": (2, "Verification"),
     "evaluation": (3, "Evaluation"),
 }
+GROUPS = {
+    "complete": "Over the queries that lack no image",
+    "semantic_aspects": "mAP@10 by semantic aspect",
+}
 Table = Mapping[str, Any]
 
 
@@ -34,8 +38,20 @@ def part(table: Table, *names: str) -> dict[str, Any]:
 
 
 def scores(metrics: Table) -> dict[str, dict[str, Any]]:
-    """metrics.json without what is no stage (the reason why there are none)."""
-    return {s: dict(metrics[s]) for s in STAGES if isinstance(metrics.get(s), Mapping)}
+    """metrics.json without what is no stage (the reason why there are none); a metric per round of
+    a dialogue, as Hits@10/3, becomes a part of its metric, as {"Hits@10": {"round 3": ...}}."""
+    return {s: _by_round(metrics[s]) for s in STAGES if isinstance(metrics.get(s), Mapping)}
+
+
+def _by_round(metrics: Table) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in metrics.items():
+        metric, slash, turn = name.rpartition("/")
+        if slash and turn.isdigit():
+            found.setdefault(metric, {})[f"round {turn}"] = value
+        else:
+            found[name] = value
+    return found
 
 
 def duration(seconds: float) -> str:
@@ -150,7 +166,7 @@ def metric_groups(found: Scores) -> list[dict[str, Any]]:
         parts = {s: dict(metrics.get(group) or {}) for s, metrics in found.items()}
         rows = [r for r in metric_table(parts) if any(r["values"])]
         if rows:
-            tables.append({"name": group, "rows": rows})
+            tables.append({"name": GROUPS.get(group, group), "rows": rows})
     return tables
 
 
@@ -161,9 +177,9 @@ def headlines(found: Scores) -> list[dict[str, Any]]:
         return []
     rows = [(r["name"], r["values"]) for r in metric_table(found)]
     for group in metric_groups(found):  # of a dialogue's rounds, the last
-        if group["rows"][-1]["name"].rsplit(" ", 1)[-1].isdigit():
-            last = group["rows"][-1]
-            rows.insert(0, (f"{group['name']}, round {last['name'].split()[-1]}", last["values"]))
+        last = group["rows"][-1]
+        if last["name"].startswith("round "):
+            rows.insert(0, (f"{group['name']}, {last['name']}", last["values"]))
     tiles = []
     for name, values in rows[:4]:
         if values[-1] is None:

@@ -105,7 +105,7 @@ def _verification(found: Verification | None, images: Images) -> dict[str, Any] 
 
 
 def _rounded(p: float | None) -> float | None:
-    return None if p is None or math.isnan(p) else round(p, 3)
+    return None if p is None or math.isnan(p) else round(p, 4)
 
 
 def _judgement(found: Judgement, images: Images) -> list[Any]:
