@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -24,7 +24,7 @@ Dataset = Annotated[str, typer.Argument(help="As CIRR, CIRCO, FashionIQ-dress, V
 def data_check(
     dataset: Dataset,
     data_root: DataRoot = Path("data"),
-    split: Annotated[Optional[str], Opt(help="val or test; else each that is there.")] = None,
+    split: Annotated[str | None, Opt(help="val or test; else each that is there.")] = None,
     decode: Annotated[bool, Opt("--decode/--no-decode", help="Open every image.")] = True,
     as_json: Annotated[bool, Opt("--json", help="Counts as JSON.")] = False,
 ) -> None:
@@ -64,7 +64,7 @@ def data_export(
 def submission_check(
     file: Annotated[Path, typer.Argument(help="A file for CIRR's or CIRCO's server.")],
     data_root: Annotated[
-        Optional[Path], Opt(help="Where the datasets lie: ids and names are checked too.")
+        Path | None, Opt(help="Where the datasets lie: ids and names are checked too.")
     ] = None,
     split: Annotated[str, Opt(help="The split it is for; servers score test.")] = "test",
     everything: Annotated[bool, Opt("--all", help="List every fault, not the first 50.")] = False,

@@ -130,8 +130,8 @@ def show(checked: Checked, console: Console) -> None:
     for label, count in counts.items():
         if label == "texts" and count == counts["queries"]:
             continue
-        known = f"{published[label]:,}" if label in published else ""
-        table.add_row(label, "hidden" if count is None else f"{count:,}", known)
+        known = str(published[label]) if label in published else ""
+        table.add_row(label, "hidden" if count is None else str(count), known)
     console.print(table)
     if checked.no_gallery:
         console.print("no gallery: neither its images nor a list of them is here")
@@ -160,7 +160,7 @@ def export(name: str, data_root: Path, split: str, output: Path) -> int:
     reference whose image is missing is still named.
     """
     options = Options(subset=datasets.spec(name).name == "CIRR")
-    queries = datasets.annotations(name, data_root, split, options).queries
+    queries = datasets.load_annotations(name, data_root, split, options).queries
     lines = (json.dumps(_exported(q), ensure_ascii=False) + "\n" for q in queries)
     try:
         write_atomic(output, "".join(lines))

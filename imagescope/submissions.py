@@ -103,7 +103,9 @@ def check(path: Path, data_root: Path | None = None, split: str = "test") -> lis
     split = datasets.split_of(name, split)
     benchmark = None
     if data_root is not None:
-        benchmark = datasets.annotations(name, data_root, split, Options(subset=name == "CIRR"))
+        benchmark = datasets.load_annotations(
+            name, data_root, split, Options(subset=name == "CIRR")
+        )
     size = path.stat().st_size
     if name == "CIRR" and size > MAX_BYTES:
         findings.append(Finding(f"{size / 1e6:.1f} MB, the server takes {MAX_BYTES / 1e6:g} MB"))
@@ -255,7 +257,7 @@ def score(
         raise UserError(f"{name} has no server and no file format of one; CIRR and CIRCO have")
     data, findings = read(path)
     subset = name == "CIRR" and data.get("metric") == "recall_subset"
-    benchmark = datasets.annotations(name, data_root, split, Options(subset=subset))
+    benchmark = datasets.load_annotations(name, data_root, split, Options(subset=subset))
     if benchmark.hidden:
         raise UserError(f"{name} {split}: the targets are hidden; its server scores such files")
     findings += examine(name, data, benchmark.split, benchmark)

@@ -8,6 +8,20 @@ from imagescope.datasets import circo, cirr, fashioniq, flickr30k, mscoco, visdi
 from imagescope.datasets.base import DOCS, Benchmark, Fault, Options, Source, Spec, without_missing
 from imagescope.errors import UserError
 
+__all__ = [
+    "NAMES",
+    "SPECS",
+    "Benchmark",
+    "Fault",
+    "Options",
+    "Spec",
+    "inspect",
+    "load",
+    "load_annotations",
+    "spec",
+    "split_of",
+]
+
 SPECS: dict[str, Spec] = {
     spec.name: spec
     for spec in (
@@ -58,10 +72,10 @@ def load(
     there, and for annotations with faults, naming file, index and reason.
     """
     options = Options(exclude_reference, first_round, subset, shared_concept)
-    return without_missing(annotations(name, data_root, split, options))
+    return without_missing(load_annotations(name, data_root, split, options))
 
 
-def annotations(
+def load_annotations(
     name: str, data_root: Path | str, split: str, options: Options = DEFAULT
 ) -> Benchmark:
     """`load` without a look at the images: the queries are as the annotations have them."""
