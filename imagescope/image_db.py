@@ -18,7 +18,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,7 @@ class ImageDB:
                 if why := _unreadable(files[name]):  # nor will it be the next time
                     unreadable[self.hashes[name]] = why
         captions = {name: caption for name, caption in captions.items() if caption}
+        self._lose([name for name, sha in self.hashes.items() if sha in unreadable])
         if skipped:
             first = next(iter(skipped.items()))
             log.warning("%d images have no caption; the first: %s: %s", len(skipped), *first)
@@ -240,10 +241,16 @@ class ImageDB:
             first = next(iter(skipped.items()))
             log.warning("%d images are not ranked; the first: %s: %s", len(skipped), *first)
         store.record(skipped=skipped)
+        self._lose(skipped)
         self._described["embedded"] = int(ok.sum())
         self._described["skipped"] = skipped
         if not ok.any():
             raise UserError(f"no image of the gallery can be read: {next(iter(skipped.values()))}")
+
+    def _lose(self, names: Iterable[str]) -> None:
+        """Lets a bundle of this run know which files were of no use."""
+        paths = [str(self._gallery.files[n]) for n in names if n in self._gallery.files]
+        self._cache.used.files.update(dict.fromkeys(paths, ""))
 
     def _replayed(
         self, texts: CachedTexts, images: list[str], captions: list[str]
