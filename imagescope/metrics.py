@@ -129,17 +129,11 @@ def resampled_means(values: Values, seed: int, resamples: int = RESAMPLES) -> Va
 
 def estimate(values: Values, seed: int = 0) -> Estimate | None:
     """Mean with a 95 % percentile bootstrap interval over queries; None where there is no value."""
-    return average([values], seed)
-
-
-def average(parts: Sequence[Values], seed: int = 0) -> Estimate | None:
-    """The mean of several sets' means (FashionIQ's categories), resampled within each set."""
-    parts = [part[~np.isnan(part)] for part in parts]
-    if not parts or not all(len(part) for part in parts):
+    values = values[~np.isnan(values)]
+    if not len(values):
         return None
-    means = np.mean([resampled_means(p, seed + i) for i, p in enumerate(parts)], axis=0)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(np.mean([part.mean() for part in parts])), float(low), float(high))
+    low, high = np.percentile(resampled_means(values, seed), [2.5, 97.5])
+    return Estimate(float(values.mean()), float(low), float(high))
 
 
 def estimates(measured: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
