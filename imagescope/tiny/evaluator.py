@@ -1,0 +1,452 @@
+"""The tiny evaluator: an InternVL of under two million parameters that judges a pair of images.
+
+It reads before it judges: each clause of the instruction, put as a question about the right image,
+with its answer there; then ANSWER: Yes or No. A bare Yes or No is not learned at this size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imagescope.engines.images import canvas
+from imagescope.parsing import accepts
+from imagescope.tiny import changes as edits
+from imagescope.tiny import vision
+from imagescope.tiny.changes import Change
+from imagescope.tiny.dialogues import can_talk, dialogue
+from imagescope.tiny.language import (
+    ATTRIBUTES,
+    Claim,
+    caption,
+    claim_of,
+    describe,
+    descriptions,
+    free_caption,
+    judgement,
+    satisfied,
+    scene_claims,
+)
+from imagescope.tiny.learning import (
+    Progress,
+    answer_loss,
+    batch_texts,
+    export,
+    fan_in,
+    fit,
+    quiet,
+    start,
+)
+from imagescope.tiny.scenes import Scene, neighbour, neighbours, random_scene, split_of
+from imagescope.tiny.tokens import word_tokenizer
+
+ASK = "Right image: {instruction}"  # what configs/prompts/tiny/evaluation.txt asks
+READ = "Describe the {side} image."  # asked in training only: it teaches where to look
+LAYERS = 3
+TILES = 3  # left half, right half, thumbnail: what the processor makes of the canvas
+MAX_NEW_TOKENS = 160
+CHAT = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SPECIAL = {
+    "start_image_token": "<img>",
+    "end_image_token": "</img>",
+    "context_image_token": "<IMG_CONTEXT>",
+    "video_token": "<video>",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """An instruction as stage 3 sends it, and what must be true of the right image."""
+
+    text: str
+    claims: tuple[Claim, ...]
+
+
+def _wish(text: str, claims: Sequence[Claim]) -> Wish:
+    return Wish(text.lower().strip(" ."), tuple(claims))
+
+
+def edit_wish(changes: Sequence[Change], rng: Random) -> Wish:
+    """A composed query's instruction; only its own words are known of the reference."""
+    claims = [claim for change in changes for claim in edits.claims(change, resolved=False)]
+    return _wish(edits.instruction(changes, rng), claims)
+
+
+def caption_wish(target: Scene, rng: Random) -> Wish:
+    """A text-to-image query's caption: full, or poorer in one of many ways."""
+    kind = rng.random()
+    if kind < 0.6:
+        return _wish(free_caption(target, rng), scene_claims(target))
+    if kind < 0.7:
+        return _wish(caption(target), scene_claims(target))
+    if kind < 0.8:
+        things = [claim_of(thing, edits.LOOK) for thing in target.things]
+        return _wish(descriptions(target)[0], things)
+    names = ("shape", *(n for n in ("size", "colour", "cell") if rng.random() < 0.6))
+    things = [claim_of(thing, [n for n in ATTRIBUTES if n in names]) for thing in target.things]
+    ground = target.background if rng.random() < 0.6 else None
+    grounds = [Claim(background=ground)] if ground else []
+    return _wish(describe(things, ground), [*things, *grounds])
+
+
+def dialogue_wish(target: Scene, rng: Random) -> Wish:
+    """One round of a dialogue: "question? answer"."""
+    while not can_talk(target):
+        target = neighbour(target, rng)
+    said = rng.choice(dialogue(target, rng).rounds)
+    return _wish(said.text, [said.claim])
+
+
+def wish_for(target: Scene, rng: Random, reference: bool) -> Wish:
+    """A wish that `target` fulfils: an edit of an unseen reference, or without one a caption or
+    a dialogue's round."""
+    if not reference:
+        return (caption_wish if rng.random() < 0.6 else dialogue_wish)(target, rng)
+    changes, _ = edits.random_changes(target, rng)
+    return edit_wish([inverse(change, rng) for change in changes], rng)
+
+
+def any_wish(scene: Scene, rng: Random, reference: bool, fulfilled: bool) -> Wish:
+    """A wish that `scene` fulfils or not; those that it does not are mostly near misses."""
+    while True:
+        target = scene
+        if not fulfilled:
+            target = neighbour(scene, rng) if rng.random() < 0.75 else random_scene(rng)
+        wish = wish_for(target, rng, reference)
+        if satisfied(wish.claims, scene) == fulfilled:
+            return wish
+
+
+def inverse(change: Change, rng: Random) -> Change:
+    """The edit that takes back `change`."""
+    kind = {"add": "remove", "remove": "add"}.get(change.kind, change.kind)
+    named = ("shape",) if kind != "shape" and rng.random() < 0.3 else edits.LOOK
+    return replace(change, kind=kind, old=change.new, new=change.old, named=named)
+
+
+def build() -> tuple[Any, Any]:
+    """An untrained model and its processor."""
+    from transformers import (
+        GotOcr2ImageProcessor,
+        InternVLConfig,
+        InternVLForConditionalGeneration,
+        InternVLProcessor,
+        InternVLVideoProcessor,
+        InternVLVisionConfig,
+        Qwen2Config,
+    )
+
+    rng = Random(0)
+    texts = ["user\nassistant\nsystem\n"]
+    for _ in range(4000):
+        wish = wish_for(random_scene(rng), rng, rng.random() < 0.5)
+        texts += [ASK.format(instruction=wish.text), judgement(wish.claims, random_scene(rng))]
+        texts += [caption(random_scene(rng))]
+    texts += [READ.format(side=side) for side in ("left", "right")]
+    tokenizer = word_tokenizer(
+        texts,
+        special=["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|end|>", *SPECIAL.values()],
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        extra_special_tokens=SPECIAL,
+        padding_side="left",
+        chat_template=CHAT,
+    )
+    size = {"height": vision.IMAGE, "width": vision.IMAGE}
+    image_processor = GotOcr2ImageProcessor(
+        size=size, crop_to_patches=True, min_patches=1, max_patches=2
+    )
+    tokens = vision.GRID**2 // 4
+    processor = InternVLProcessor(
+        image_processor,
+        tokenizer,
+        InternVLVideoProcessor(size=size),
+        image_seq_length=tokens,
+        chat_template=CHAT,
+    )
+    tower = {k: v for k, v in vision.TOWER.items() if k not in ("image_size", "patch_size")}
+    text = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=vision.WIDTH,
+        intermediate_size=3 * vision.WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    config = InternVLConfig(
+        vision_config=InternVLVisionConfig(
+            **tower,
+            image_size=[vision.IMAGE] * 2,
+            patch_size=[vision.PATCH] * 2,
+            num_hidden_layers=4,
+            use_mean_pooling=False,
+            layer_scale_init_value=1.0,
+        ).to_dict(),
+        text_config=text.to_dict(),
+        image_token_id=tokenizer.convert_tokens_to_ids(SPECIAL["context_image_token"]),
+        image_seq_length=tokens,
+        downsample_ratio=0.5,
+    )
+    return InternVLForConditionalGeneration(config), processor
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Scenes in threes (a reference, its target, a near-twin of the target), each as the left and
+    as the right image of a canvas; after them, on the left only, the black image.
+
+    left, right, thumbnails: float32 (scenes + 1, 3, IMAGE, IMAGE). A canvas' pixels are put
+    together from these: nothing of one image reaches the other's tile, and the thumbnail's halves
+    touch only between the images.
+    """
+
+    scenes: list[Scene]
+    changes: list[list[Change]]  # one list per three scenes
+    left: Tensor
+    right: Tensor
+    thumbnails: Tensor
+
+    def thumbnail(self, left: Sequence[int], right: Sequence[int]) -> Tensor:
+        half = vision.IMAGE // 2
+        whole = self.thumbnails
+        return torch.cat([whole[list(left)][..., :half], whole[list(right)][..., half:]], -1)
+
+
+def make_pool(families: int, image_processor: Any, rng: Random) -> Pool:
+    """Draws the pool's canvases and prepares them with the processor."""
+    scenes, changes = [], []
+    for _ in range(families):
+        reference = random_scene(rng, "train")
+        change, target = edits.random_changes(reference, rng, split="train")
+        scenes += [reference, target, neighbour(target, rng, "train")]
+        changes.append(change)
+    images = vision.pictures(scenes)
+    pairs = [*((image, image) for image in images), (None, images[0])]
+    return Pool(scenes, changes, *_tiles(image_processor, pairs).unbind(1))
+
+
+def _tiles(image_processor: Any, pairs: Sequence[tuple[Any, Any]]) -> Tensor:
+    """Canvases as the model sees them: float32 (pairs, TILES, 3, IMAGE, IMAGE)."""
+    shown = (canvas(left, right) for left, right in pairs)
+    return torch.stack([image_processor([c], return_tensors="pt")["pixel_values"] for c in shown])
+
+
+def train_evaluator(
+    out: Path,
+    *,
+    seed: int = 0,
+    threads: int = 2,
+    progress: Progress = quiet,
+    steps: int = 900,
+    batch: int = 32,
+    families: int = 1500,
+) -> None:
+    """Trains the evaluator from nothing and writes it to `out`."""
+    rng = start(seed, threads)
+    model, processor = build()
+    tokenizer = processor.tokenizer
+    fan_in(model)
+    tower = model.model.vision_tower
+    _pretrain_tower(tower, processor.image_processor, rng, progress)
+    pool = make_pool(families, processor.image_processor, rng)
+    left, right = _patches(tower, pool.left), _patches(tower, pool.right)
+    context = "<IMG_CONTEXT>" * TILES * processor.image_seq_length
+    template = (
+        f"<|im_start|>user\n<img>{context}</img>\n{{}}<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+    def loss_at(step: int) -> Tensor:
+        shown = [_show(pool, rng) for _ in range(batch)]
+        lefts, rights = [s[0] for s in shown], [s[1] for s in shown]
+        asked = [pair for s in shown for pair in s[2]]
+        prompts = tokenizer([template.format(text) for text, _ in asked])["input_ids"]
+        answers = tokenizer([answer + "<|im_end|>" for _, answer in asked])["input_ids"]
+        ids, mask, labels = batch_texts(prompts, answers, tokenizer.pad_token_id)
+        thumbnails = _patches(tower, pool.thumbnail(lefts, rights))
+        tiles = torch.stack([left[lefts], right[rights], thumbnails], 1)
+        seen = _project(model, tiles).repeat_interleave(len(asked) // batch, 0)
+        return answer_loss(model, seen, ids, labels, attention_mask=mask)
+
+    fit(loss_at, model.parameters(), steps=steps, rate=2e-3, what="evaluator", progress=progress)
+    export(model, processor, out)
+
+
+def _show(pool: Pool, rng: Random) -> tuple[int, int, list[tuple[str, str]]]:
+    """A canvas (left and right, as places in the pool) and two texts with their answers: one wish
+    that the right image fulfils and one that it does not, or now and then a request to read."""
+    family = 3 * rng.randrange(len(pool.changes))
+    right = family + rng.choice((0, 1, 1, 2, 2))
+    reference = rng.random() < 0.65
+    left = family if reference else len(pool.scenes)
+    scene = pool.scenes[right]
+    wishes = []
+    if reference and rng.random() < 0.5:
+        wishes.append(edit_wish(pool.changes[family // 3], rng))
+    while len(wishes) < 2:
+        fulfilled = not satisfied(wishes[0].claims, scene) if wishes else rng.random() < 0.5
+        wishes.append(any_wish(scene, rng, reference, fulfilled))
+    asked = [(ASK.format(instruction=w.text), judgement(w.claims, scene)) for w in wishes]
+    if rng.random() < 0.2:
+        side, what = ("left", pool.scenes[left]) if reference else ("right", scene)
+        asked[0] = (READ.format(side=side), caption(what))
+    return left, right, asked
+
+
+def _pretrain_tower(tower: Any, image_processor: Any, rng: Random, progress: Progress) -> None:
+    first = vision.full_scenes(1200, rng)
+    second = [*first[1:], first[0]]
+    images = vision.pictures(first)
+    tiles = _tiles(image_processor, list(zip(images, [*images[1:], images[0]], strict=True)))
+    left, right = vision.patch_targets(first), vision.patch_targets(second)
+    both = torch.cat([left[:, :, ::2], right[:, :, ::2]], 2)  # the thumbnail squeezes each to half
+    vision.pretrain(
+        tower,
+        lambda images: tower(images).last_hidden_state[:, 1:],
+        tiles.flatten(0, 1),
+        torch.stack([left, right, both], 1).flatten(0, 1),
+        progress=progress,
+    )
+
+
+@torch.no_grad()
+def _patches(tower: Any, tiles: Tensor) -> Tensor:
+    """The frozen tower's patches: float32 (tiles, GRID * GRID, WIDTH)."""
+    return torch.cat([tower(part).last_hidden_state[:, 1:] for part in tiles.split(256)])
+
+
+def _project(model: Any, patches: Tensor) -> Tensor:
+    """The model's image tokens of a canvas, from patches (canvases, TILES, GRID * GRID, WIDTH)."""
+    square = patches.flatten(0, 1).unflatten(1, (vision.GRID, vision.GRID))
+    shuffled = model.model.pixel_shuffle(square, scale_factor=model.config.downsample_ratio)
+    tokens = model.model.multi_modal_projector(shuffled.flatten(1, 2))
+    return tokens.unflatten(0, (-1, TILES)).flatten(1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A judgement to make: the images (no reference: black), the wish, whether yes is right."""
+
+    kind: str
+    left: Scene | None
+    right: Scene
+    wish: Wish
+    expected: bool
+
+
+def cases(count: int, rng: Random) -> list[Case]:
+    """Balanced decisions about benchmark scenes: of every eight, two accept and two reject an
+    edit (a near-twin of the target, the reference unchanged), two each a caption and a dialogue's
+    round without a reference."""
+    made: list[Case] = []
+    while len(made) < count:
+        reference = random_scene(rng, "benchmark")
+        change, target = edits.random_changes(reference, rng, split="benchmark")
+        wish = edit_wish(change, rng)
+        if not satisfied(wish.claims, target) or satisfied(wish.claims, reference):
+            continue  # "make the circle red" beside another red circle
+        twins = [
+            twin
+            for twin in neighbours(target)
+            if split_of(twin) == "benchmark" and not satisfied(wish.claims, twin)
+        ]
+        if not twins:
+            continue  # a removed thing is rarely one attribute away
+        twin = rng.choice(twins)
+        made.append(Case("edit_accept", reference, target, wish, True))
+        made.append(Case("edit_near_miss", reference, twin, wish, False))
+        made.append(Case("edit_accept", reference, target, edit_wish(change, rng), True))
+        made.append(Case("edit_unchanged", reference, reference, wish, False))
+        for kind, say in (("caption", caption_wish), ("dialogue", dialogue_wish)):
+            shown = random_scene(rng, "benchmark")
+            right, wrong = say(shown, rng), say(neighbour(shown, rng), rng)
+            while not satisfied(right.claims, shown):
+                right = say(shown, rng)
+            while satisfied(wrong.claims, shown):
+                wrong = say(neighbour(shown, rng), rng)
+            made.append(Case(f"{kind}_accept", None, shown, right, True))
+            made.append(Case(f"{kind}_near_miss", None, shown, wrong, False))
+    return made[:count]
+
+
+def evaluate_evaluator(
+    path: Path, *, count: int = 800, seed: int = 1, threads: int = 2
+) -> dict[str, float]:
+    """Share of right decisions of `count` balanced cases, in all and by kind; decoded as in the
+    product."""
+    from transformers import InternVLForConditionalGeneration, InternVLProcessor
+
+    rng = start(seed, threads)
+    model = InternVLForConditionalGeneration.from_pretrained(path).eval()
+    processor = InternVLProcessor.from_pretrained(path)
+    judged = cases(count, rng)
+    answers = judge(
+        model,
+        processor,
+        [
+            (
+                vision.draw(case.left) if case.left else None,
+                vision.draw(case.right),
+                ASK.format(instruction=case.wish.text),
+            )
+            for case in judged
+        ],
+    )
+    right = [accepts(a) == case.expected for a, case in zip(answers, judged, strict=True)]
+    figures: dict[str, float] = {"decisions": count, "accuracy": sum(right) / count}
+    for kind in sorted({case.kind for case in judged}):
+        of_kind = [ok for ok, case in zip(right, judged, strict=True) if case.kind == kind]
+        figures[kind] = sum(of_kind) / len(of_kind)
+    figures["well_formed"] = sum("ANSWER: " in a for a in answers) / count
+    return figures
+
+
+@torch.no_grad()
+def judge(
+    model: Any, processor: Any, asked: Sequence[tuple[Any, Any, str]], batch: int = 64
+) -> list[str]:
+    """Greedy answers to (left image or None, right image, prompt), through the chat template."""
+    answers: list[str] = []
+    for at in range(0, len(asked), batch):
+        chats = [
+            [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image", "image": canvas(left, right)},
+                        {"type": "text", "text": text},
+                    ],
+                }
+            ]
+            for left, right, text in asked[at : at + batch]
+        ]
+        inputs = processor.apply_chat_template(
+            chats,
+            tokenize=True,
+            return_dict=True,
+            add_generation_prompt=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True},
+        )
+        made = model.generate(
+            **inputs.to(model.dtype), max_new_tokens=MAX_NEW_TOKENS, do_sample=False
+        )
+        new = made[:, inputs["input_ids"].shape[1] :]
+        answers += processor.batch_decode(new, skip_special_tokens=True)
+    return answers

@@ -1,0 +1,170 @@
+"""What the training of all tiny vision models shares: initialisation, the loop, answers' loss.
+
+What makes models of a million parameters learn in minutes: a vision tower trained first and alone
+(see vision.py), weights of standard deviation 1/sqrt(fan-in) instead of 0.02, several texts per
+image in every step, AdamW with betas (0.9, 0.98) and a one-cycle schedule.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Progress = Callable[[str, int, int, float], None]  # what is trained, step, steps, loss
+IGNORED = -100
+
+
+def quiet(what: str, step: int, steps: int, loss: float) -> None:
+    """A Progress that says nothing."""
+
+
+def start(seed: int, threads: int) -> random.Random:
+    """Seeds torch, sets its threads, and returns a generator for the scenes and texts."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    return random.Random(seed)
+
+
+@torch.no_grad()
+def fan_in(module: nn.Module) -> None:
+    """Draws all matrices and convolutions below `module` with std = 1/sqrt(fan-in); embeddings
+    count their width as fan-in. Norms and scales stay; biases are zero."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            nn.init.normal_(part.weight, std=1 / math.sqrt(part.weight[0].numel()))
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, std=1 / math.sqrt(part.weight.shape[1]))
+
+
+def fit(
+    loss_at: Callable[[int], Tensor],
+    parameters: Iterable[nn.Parameter],
+    *,
+    steps: int,
+    rate: float,
+    what: str,
+    progress: Progress = quiet,
+    weight_decay: float = 0.01,
+) -> None:
+    """Minimises loss_at(step) over `steps` steps: AdamW, one-cycle schedule, clipped at norm 1."""
+    trained = [p for p in parameters if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, rate, betas=(0.9, 0.98), weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1)
+    mean = None
+    for step in range(steps):
+        loss = loss_at(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        schedule.step()
+        mean = loss.item() if mean is None else 0.95 * mean + 0.05 * loss.item()
+        progress(what, step + 1, steps, mean)
+
+
+def batch_texts(
+    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids, attention mask and labels, int64 (texts, longest), padded on the right.
+
+    labels[i, j] is what the model should say AFTER position j: the answer's tokens; elsewhere
+    IGNORED (so no shift is needed afterwards).
+    """
+    longest = max(len(p) + len(a) - 1 for p, a in zip(prompts, answers, strict=True))
+    ids = torch.full((len(prompts), longest), pad)
+    mask = torch.zeros_like(ids)
+    labels = torch.full_like(ids, IGNORED)
+    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        text = [*prompt, *answer[:-1]]
+        ids[i, : len(text)] = torch.tensor(text)
+        mask[i, : len(text)] = 1
+        labels[i, len(prompt) - 1 : len(text)] = torch.tensor(answer)
+    return ids, mask, labels
+
+
+def answer_loss(
+    model: Any, features: Tensor | Sequence[Tensor], ids: Tensor, labels: Tensor, **inputs: Any
+) -> Tensor:
+    """Mean cross-entropy of the answers' tokens, per answer (long answers weigh no more).
+
+    model: a vision-language model of transformers.  features: its projected image features
+    (texts, image tokens, width), which go to the places of its image token in `ids`; LLaVA-NeXT
+    wants a list of them, (image tokens, width) each.
+    inputs: further arguments of its forward pass (attention_mask, token_type_ids).
+    """
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    images = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+    hidden = model.model(input_ids=ids, mm_encoder_outputs=images, use_cache=False, **inputs)[0]
+    asked = labels != IGNORED
+    losses = nn.functional.cross_entropy(
+        model.lm_head(hidden[asked]), labels[asked], reduction="none"
+    )
+    weights = (asked / asked.sum(1, keepdim=True))[asked]
+    return (losses * weights).sum() / len(labels)
+
+
+def export(model: Any, processor: Any, out: Path, rename: Mapping[str, str] | None = None) -> None:
+    """Writes model, tokenizer and processor in Hugging Face's format, in place of `out`.
+
+    rename: prefixes of weights that vLLM knows under another name than transformers writes.
+    Weights keep the model's dtype. What stood in `out` before goes only when the new is complete.
+    """
+    from safetensors.torch import load_file, save_file
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    try:
+        model.save_pretrained(made)
+        processor.save_pretrained(made)
+        if rename:
+            file = made / "model.safetensors"
+            weights = {renamed(name, rename): value for name, value in load_file(file).items()}
+            save_file(weights, file, metadata={"format": "pt"})
+        made.chmod(0o755)  # mkdtemp and safetensors make theirs private
+        for file in made.iterdir():
+            file.chmod(0o644)
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(made, out)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+def renamed(name: str, prefixes: Mapping[str, str]) -> str:
+    """`name` with the first matching prefix replaced."""
+    for old, new in prefixes.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+class Clock:
+    """Seconds since it was made, and a Progress that prints a line every few seconds."""
+
+    def __init__(self, every: float = 15.0) -> None:
+        self.every = every
+        self.start = self.last = time.monotonic()
+
+    @property
+    def minutes(self) -> float:
+        return (time.monotonic() - self.start) / 60
+
+    def __call__(self, what: str, step: int, steps: int, loss: float) -> None:
+        now = time.monotonic()
+        if step == steps or now - self.last > self.every:
+            self.last = now
+            print(f"{what}: {step}/{steps}, loss {loss:.4f}, {self.minutes:.1f} min", flush=True)

@@ -1,0 +1,261 @@
+"""The tiny verifier: a PaliGemma of about a million parameters that answers Yes or No."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imagescope.tiny import vision
+from imagescope.tiny.changes import LOOK, claims, random_changes
+from imagescope.tiny.language import (
+    ATTRIBUTES,
+    Claim,
+    claim_of,
+    holds,
+    question,
+    random_claim,
+)
+from imagescope.tiny.learning import (
+    Progress,
+    answer_loss,
+    batch_texts,
+    export,
+    fan_in,
+    fit,
+    quiet,
+    start,
+)
+from imagescope.tiny.scenes import (
+    BACKGROUNDS,
+    CELLS,
+    COLOURS,
+    SHAPES,
+    SIZES,
+    Scene,
+    random_scene,
+    random_thing,
+)
+from imagescope.tiny.tokens import word_tokenizer
+
+PROMPT = "Answer the question with Yes or No. {question}"  # FIDELITY.md, section 2, stage 2
+LAYERS = 3
+VALUES = {"size": SIZES, "colour": tuple(COLOURS), "shape": SHAPES, "cell": CELLS}
+USUAL = (LOOK, ("size", *LOOK), (*LOOK, "cell"), ATTRIBUTES)  # what synthesis asks for
+QUESTIONS_PER_IMAGE = 8
+RENAMED = {"vision_tower.": "vision_tower.vision_model."}  # as vLLM names these weights
+
+
+def random_question(scene: Scene, rng: Random, expected: bool) -> str:
+    """A question about the scene whose true answer is `expected`. Where that is no, most are near
+    misses: something in the scene but for one attribute."""
+    while True:
+        if rng.random() < 0.15:
+            ground = scene.background if expected else rng.choice(tuple(BACKGROUNDS))
+            claim = Claim(background=ground)
+        else:
+            thing = rng.choice(scene.things)
+            if not expected and rng.random() < 0.75:
+                attribute = rng.choice(ATTRIBUTES)
+                thing = replace(thing, **{attribute: rng.choice(VALUES[attribute])})
+            elif not expected:
+                thing = random_thing(rng, rng.choice(CELLS))
+            some = tuple(name for name in ATTRIBUTES if rng.random() < 0.5)
+            claim = claim_of(thing, rng.choice((*USUAL, some, some)) or LOOK)
+        if holds(claim, scene) == expected:
+            return question(claim)
+
+
+def evaluation_question(scene: Scene, rng: Random, expected: bool) -> str:
+    """The same, made another way: claims about near-twins of the scene and about edits, as the
+    pipeline's questions are."""
+    while True:
+        if rng.random() < 0.5:
+            claim = random_claim(scene, rng)
+        else:
+            changes, _ = random_changes(scene, rng)
+            claim = rng.choice([c for change in changes for c in claims(change)])
+        if holds(claim, scene) == expected:
+            return question(claim)
+
+
+def build() -> tuple[Any, Any]:
+    """An untrained model and its processor."""
+    from transformers import (
+        GemmaConfig,
+        PaliGemmaConfig,
+        PaliGemmaForConditionalGeneration,
+        PaliGemmaProcessor,
+        SiglipImageProcessor,
+        SiglipVisionConfig,
+    )
+
+    rng = Random(0)
+    asked = [random_question(random_scene(rng), rng, True) for _ in range(5000)]
+    tokenizer = word_tokenizer(
+        [PROMPT.format(question=q) for q in asked] + ["Yes", "No", "yes", "no"],
+        special=["<pad>", "<eos>", "<bos>", "<image>"],
+        words=["\n"],
+        pad_token="<pad>",
+        eos_token="<eos>",
+        bos_token="<bos>",
+        add_bos_token=False,
+        additional_special_tokens=["<image>"],
+        padding_side="left",
+    )
+    size = {"height": vision.IMAGE, "width": vision.IMAGE}
+    image_processor = SiglipImageProcessor(size=size, image_seq_length=vision.GRID**2)
+    image_processor.image_seq_length = vision.GRID**2
+    processor = PaliGemmaProcessor(image_processor, tokenizer)
+    tower = SiglipVisionConfig(
+        **vision.TOWER, num_hidden_layers=4, vision_use_head=False, projection_dim=vision.WIDTH
+    )
+    text = GemmaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=vision.WIDTH,
+        intermediate_size=3 * vision.WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=32,
+        max_position_embeddings=256,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    config = PaliGemmaConfig(
+        vision_config=tower.to_dict(),
+        text_config=text.to_dict(),
+        image_token_index=processor.image_token_id,
+        projection_dim=vision.WIDTH,
+        hidden_size=vision.WIDTH,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return PaliGemmaForConditionalGeneration(config), processor
+
+
+def train_verifier(
+    out: Path,
+    *,
+    seed: int = 0,
+    threads: int = 2,
+    progress: Progress = quiet,
+    steps: int = 1500,
+    pool: int = 6000,
+) -> None:
+    """Trains the verifier from nothing and writes it to `out`."""
+    rng = start(seed, threads)
+    model, processor = build()
+    tokenizer = processor.tokenizer
+    fan_in(model)
+    _pretrain_tower(model, processor, rng, progress)
+
+    train = vision.scenes(pool, rng)
+    features = _features(model, vision.pixels(processor.image_processor, vision.pictures(train)))
+    lead = [processor.image_token_id] * vision.GRID**2 + [tokenizer.bos_token_id]
+    words = {answer: tokenizer.convert_tokens_to_ids(answer) for answer in ("Yes", "No")}
+
+    def loss_at(step: int) -> Tensor:
+        chosen = [rng.randrange(pool) for _ in range(32)]
+        texts, answers = [], []
+        for i in chosen:
+            for k in range(QUESTIONS_PER_IMAGE):
+                texts.append(PROMPT.format(question=random_question(train[i], rng, k % 2 == 0)))
+                answers.append([words["Yes" if k % 2 == 0 else "No"]])
+        prompts = [lead + ids for ids in tokenizer([t + "\n" for t in texts])["input_ids"]]
+        ids, mask, labels = batch_texts(prompts, answers, tokenizer.pad_token_id)
+        seen = model.model.multi_modal_projector(features[chosen])
+        return answer_loss(
+            model,
+            seen.repeat_interleave(QUESTIONS_PER_IMAGE, 0),
+            ids,
+            labels,
+            attention_mask=mask,
+            token_type_ids=_token_types(ids, processor.image_token_id, step % 3),
+        )
+
+    trained = [*model.model.language_model.parameters()]
+    trained += model.model.multi_modal_projector.parameters()
+    fit(loss_at, trained, steps=steps, rate=1.5e-3, what="verifier", progress=progress)
+    export(model, processor, out, RENAMED)
+
+
+def _pretrain_tower(model: Any, processor: Any, rng: Random, progress: Progress) -> None:
+    first = vision.full_scenes(3000, rng)
+    vision.pretrain(
+        model.model.vision_tower,
+        lambda images: model.model.vision_tower(images).last_hidden_state,
+        vision.pixels(processor.image_processor, vision.pictures(first)),
+        vision.patch_targets(first),
+        progress=progress,
+    )
+
+
+@torch.no_grad()
+def _features(model: Any, images: Tensor) -> Tensor:
+    """The frozen tower's features: float32 (images, patches, WIDTH)."""
+    tower = model.model.vision_tower
+    return torch.cat([tower(part).last_hidden_state for part in images.split(256)])
+
+
+def _token_types(ids: Tensor, image_token: int, kind: int) -> Tensor | None:
+    """Which tokens see each other in both directions: 0, the whole prompt, as transformers has
+    it; 1, the image's; 2, none (engines differ, and the answers should not)."""
+    if kind == 2:
+        return None
+    return torch.zeros_like(ids) if kind == 0 else (ids != image_token).long()
+
+
+def evaluate_verifier(
+    path: Path, *, count: int = 1000, seed: int = 1, threads: int = 2
+) -> dict[str, float]:
+    """Share of right answers to `count` questions, half of them with answer yes, four an image,
+    about scenes of the benchmarks; generated greedily by transformers."""
+    from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
+
+    rng = start(seed, threads)
+    model = PaliGemmaForConditionalGeneration.from_pretrained(path).eval()
+    processor = PaliGemmaProcessor.from_pretrained(path)
+    asked: list[tuple[int, str, bool]] = []
+    found = vision.scenes(count // 4, rng, "benchmark")
+    for i, scene in enumerate(found):
+        asked += [(i, evaluation_question(scene, rng, k % 2 == 0), k % 2 == 0) for k in range(4)]
+    images = vision.pictures(found)
+    answers = answer_questions(
+        model, processor, [(images[i], PROMPT.format(question=text)) for i, text, _ in asked]
+    )
+    right = [("yes" in a.lower()) == want for a, (_, _, want) in zip(answers, asked, strict=True)]
+    clean = [answer in ("Yes", "No") for answer in answers]
+    return {
+        "answers": len(asked),
+        "accuracy": sum(right) / len(asked),
+        "accuracy_yes": sum(right[::2]) / len(right[::2]),
+        "accuracy_no": sum(right[1::2]) / len(right[1::2]),
+        "well_formed": sum(clean) / len(asked),
+    }
+
+
+@torch.no_grad()
+def answer_questions(
+    model: Any, processor: Any, asked: Sequence[tuple[Any, str]], batch: int = 128
+) -> list[str]:
+    """One greedy token for every (image, prompt)."""
+    answers: list[str] = []
+    for at in range(0, len(asked), batch):
+        part = asked[at : at + batch]
+        inputs = processor(
+            images=[[image] for image, _ in part],
+            text=["<image>" + prompt for _, prompt in part],
+            return_tensors="pt",
+            padding=True,
+        )
+        made = model.generate(**inputs, max_new_tokens=1, do_sample=False)
+        answers += processor.batch_decode(made[:, -1:], skip_special_tokens=True)
+    return answers
