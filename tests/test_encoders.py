@@ -90,7 +90,9 @@ def openclip(folder: Path) -> EncoderConfig:
     tokenizer(folder, 40)
     torch.manual_seed(0)
     (folder / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": model_cfg, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}})
+        json.dumps(
+            {"model_cfg": model_cfg, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+        )
     )
     model = open_clip.CLIP(
         24, open_clip.CLIPVisionCfg(**model_cfg["vision_cfg"]),

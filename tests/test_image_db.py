@@ -1,0 +1,386 @@
+"""The image database: what is kept, what is computed again, and what survives."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagescope.bundle import export
+from imagescope.cache import Cache
+from imagescope.config import EncoderConfig, ModelConfig
+from imagescope.encoders import CachedTexts, Encoder
+from imagescope.engines.base import Response
+from imagescope.engines.cached import Cached
+from imagescope.engines.images import UnreadableImage, load_picture
+from imagescope.engines.role import Role
+from imagescope.errors import UserError
+from imagescope.image_db import ImageDB
+from imagescope.records import Gallery
+
+PROMPT = "Describe the picture."
+
+
+def vector(content: bytes) -> np.ndarray:
+    seed = int.from_bytes(hashlib.sha256(content).digest()[:4], "big")
+    row = np.random.default_rng(seed).normal(size=8)
+    return (row / np.linalg.norm(row)).astype(np.float32)
+
+
+class ContentEncoder(Encoder):
+    """Vectors that follow from content, and a record of what was asked."""
+
+    def __init__(self, model="someone/encoder", pause=0.0):
+        super().__init__(EncoderConfig(model=model, chunk_size=3))
+        self.identity = {"model": model}
+        self.asked, self.pause = [], pause
+
+    dimension = 8
+
+    def images(self, paths):
+        time.sleep(self.pause)
+        vectors, ok = np.zeros((len(paths), 8), np.float32), np.zeros(len(paths), bool)
+        for n, path in enumerate(paths):
+            try:
+                load_picture(path)
+                vectors[n], ok[n] = vector(Path(path).read_bytes()), True
+            except UnreadableImage as error:
+                self.unreadable[path] = str(error)
+        self.asked += [Path(path).name for path in paths]
+        return vectors, ok
+
+    def texts(self, texts):
+        self.asked += texts
+        return np.array([vector(text.encode()) for text in texts], np.float32).reshape(-1, 8)
+
+
+class ContentCaptioner:
+    """Captions that follow from content; an engine."""
+
+    def __init__(self, model="captioner"):
+        self.identity = {"model": model}
+        self.declared = {"model": model}
+        self.asked: list[str] = []
+
+    def generate(self, requests):
+        for n, request in enumerate(requests):
+            path = Path(request.images[0].path)
+            self.asked.append(path.name)
+            try:
+                load_picture(path)
+            except UnreadableImage as error:
+                yield n, Response("", finish="error", error=str(error))
+                continue
+            said = (
+                "" if path.name == "silent.png" else f"picture {path.read_bytes()[-30:-20].hex()}"
+            )
+            yield n, Response(f" {said}\n")
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Eight pictures."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for n in range(8):
+        paint(folder / f"{n}.png", n)
+    return folder
+
+
+def paint(path: Path, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 255, (9, 9, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def gallery(folder: Path, names=None) -> Gallery:
+    names = names or sorted(path.name for path in folder.iterdir())
+    return Gallery(tuple(names), {name: folder / name for name in names})
+
+
+class Built:
+    """One building of the database, and what it asked."""
+
+    def __init__(
+        self, tmp_path, gallery, model="someone/encoder", captioner="captioner", prompt=PROMPT,
+        cache="cache.sqlite", dataset="CIRR", pause=0.0,
+    ):  # fmt: skip
+        self.encoder, self.captioner = ContentEncoder(model, pause), ContentCaptioner(captioner)
+        self.cache = Cache.open(tmp_path / cache)
+        replay = self.cache.bundle
+        self.db = ImageDB.open(tmp_path / "db", dataset, "val", gallery, self.cache)
+        role = Role(
+            "captioner",
+            Cached(self.captioner, self.cache, chunk_size=3, replay=replay),
+            ModelConfig(model=captioner, max_tokens=64),
+        )
+        self.captions = self.db.captions(role, prompt)
+        self.texts = CachedTexts(self.encoder, self.cache, replay=replay)
+        self.vectors = self.db.vectors(self.encoder, self.texts, self.captions)
+
+
+def test_every_row_is_the_pictures_and_its_captions(tmp_path, photos):
+    built = Built(tmp_path, gallery(photos))
+    vectors = built.vectors
+    assert vectors.names == tuple(f"{n}.png" for n in range(8)) and vectors.ok.all()
+    for row, name in enumerate(vectors.names):
+        np.testing.assert_array_equal(vectors.images[row], vector((photos / name).read_bytes()))
+        caption = built.captions[name]
+        assert caption.startswith("picture ") and caption == caption.strip()
+        np.testing.assert_array_equal(vectors.captions[row], vector(caption.encode()))
+    assert isinstance(vectors.images, np.memmap) and not vectors.images.flags.writeable
+    assert vectors.images.dtype == np.float32 and built.db.counts == (16, 0, 16)
+
+
+def test_the_folders_say_what_made_them(tmp_path, photos):
+    built = Built(tmp_path, gallery(photos))
+    folder = built.db.folder
+    assert folder.parent == tmp_path / "db" / "CIRR" and folder.name.startswith("val-")
+    assert json.loads((folder / "names.json").read_text()) == list(built.vectors.names)
+    [captions], [images], [texts] = [
+        list((folder / kind).iterdir()) for kind in ("captions", "images", "texts")
+    ]
+    assert captions.name.startswith("captioner-") and images.name.startswith("encoder-")
+    assert texts.name == f"{captions.name}+{images.name}"
+    made = json.loads((captions / "manifest.json").read_text())
+    assert made["made_by"]["captioner"] == {"model": "captioner"}
+    assert made["made_by"]["prompt"] == PROMPT and made["made_by"]["decoding"]["max_tokens"] == 64
+    assert made["prompt_sha256"] == hashlib.sha256(PROMPT.encode()).hexdigest()
+    assert (made["count"], made["captioned"], made["skipped"]) == (8, 8, {})
+    made = json.loads((images / "manifest.json").read_text())
+    assert made["made_by"] == {"encoder": {"model": "someone/encoder"}}
+    assert (made["count"], made["embedded"], made["dimension"]) == (8, 8, 8)
+    lines = (captions / "captions.jsonl").read_text().splitlines()
+    assert json.loads(lines[3])["caption"] == built.captions["3.png"]
+    assert not list(folder.rglob("part-*")) and not list(folder.rglob(".*"))
+
+
+def test_a_second_time_nothing_is_computed(tmp_path, photos):
+    first = Built(tmp_path, gallery(photos))
+    again = Built(tmp_path, gallery(photos))
+    assert not again.encoder.asked and not again.captioner.asked
+    assert again.captions == first.captions and again.db.counts == (16, 16, 0)
+    np.testing.assert_array_equal(again.vectors.images, first.vectors.images)
+
+
+def test_new_changed_moved_and_deleted_pictures(tmp_path, photos):
+    Built(tmp_path, gallery(photos))
+    (photos / "0.png").rename(photos / "moved.png")
+    (photos / "1.png").unlink()
+    paint(photos / "2.png", 222)
+    paint(photos / "new.png", 333)
+    (photos / "copy.png").write_bytes((photos / "3.png").read_bytes())
+    built = Built(tmp_path, gallery(photos))
+    assert built.captioner.asked == ["2.png", "new.png"]
+    assert built.encoder.asked[:2] == ["2.png", "new.png"] and len(built.encoder.asked) == 4
+    for row, name in enumerate(built.vectors.names):
+        np.testing.assert_array_equal(
+            built.vectors.images[row], vector((photos / name).read_bytes())
+        )
+        np.testing.assert_array_equal(
+            built.vectors.captions[row], vector(built.captions[name].encode())
+        )
+    assert len(list(built.db.folder.parent.iterdir())) == 2
+    built.db.remove_others()
+    assert list(built.db.folder.parent.iterdir()) == [built.db.folder]
+    assert not Built(tmp_path, gallery(photos)).encoder.asked
+
+
+def test_a_picture_that_changed_under_its_name_is_embedded_again(tmp_path, photos):
+    Built(tmp_path, gallery(photos))
+    paint(photos / "5.png", 555)
+    built = Built(tmp_path, gallery(photos))
+    assert built.captioner.asked == ["5.png"] and built.encoder.asked[0] == "5.png"
+    np.testing.assert_array_equal(built.vectors.images[5], vector((photos / "5.png").read_bytes()))
+
+
+def test_galleries_captioners_prompts_and_encoders_are_kept_apart(tmp_path, photos):
+    usual = Built(tmp_path, gallery(photos))
+    other = Built(tmp_path, gallery(photos), model="someone/other")
+    assert len(other.encoder.asked) == 16 and not other.captioner.asked
+    prompt = Built(tmp_path, gallery(photos), prompt="Another prompt.")
+    assert len(prompt.captioner.asked) == 8
+    model = Built(tmp_path, gallery(photos), captioner="another")
+    assert len(model.captioner.asked) == 8
+    part = Built(tmp_path, gallery(photos, ["1.png", "0.png"]))
+    assert part.db.folder != usual.db.folder and not part.encoder.asked
+    np.testing.assert_array_equal(part.vectors.images[0], usual.vectors.images[1])
+    elsewhere = Built(tmp_path, gallery(photos), dataset="CIRCO")
+    assert elsewhere.db.folder.parent.name == "CIRCO"
+    folders = {
+        kind: len(list((usual.db.folder / kind).iterdir())) for kind in ("captions", "images")
+    }
+    assert folders == {"captions": 3, "images": 2}
+
+
+@pytest.mark.parametrize("kind", ["captions", "images", "texts"])
+def test_a_database_made_by_something_else_is_not_used(tmp_path, photos, kind):
+    built = Built(tmp_path, gallery(photos))
+    [folder] = (built.db.folder / kind).iterdir()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    role = "captioner" if kind == "captions" else "encoder"
+    manifest["made_by"][role] = {"model": "an impostor"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=f"made by something else: {role} is .*an impostor"):
+        Built(tmp_path, gallery(photos))
+    (folder / "manifest.json").write_text("{ damaged")
+    with pytest.raises(UserError, match="damaged"):
+        Built(tmp_path, gallery(photos))
+
+
+def test_what_cannot_be_read_is_left_out_counted_and_not_tried_again(tmp_path, photos, caplog):
+    (photos / "4.png").write_bytes((photos / "4.png").read_bytes()[:60])
+    (photos / "6.png").write_bytes(b"")
+    found = gallery(photos)
+    (photos / "7.png").unlink()
+    built = Built(tmp_path, found)
+    assert built.vectors.ok.tolist() == [n not in (4, 6, 7) for n in range(8)]
+    assert not built.vectors.images[[4, 6, 7]].any() and set(built.captions) == {
+        f"{n}.png" for n in (0, 1, 2, 3, 5)
+    }
+    for kind in ("captions", "images"):
+        [folder] = (built.db.folder / kind).iterdir()
+        skipped = json.loads((folder / "manifest.json").read_text())["skipped"]
+        assert set(skipped) == {"4.png", "6.png", "7.png"} and all(skipped.values())
+    assert "empty" in skipped["6.png"] and set(built.db.describe()["skipped"]) == set(skipped)
+    assert "3 images are not ranked" in caplog.text
+    again = Built(tmp_path, found)
+    assert not again.captioner.asked and not again.encoder.asked
+    assert again.vectors.ok.tolist() == built.vectors.ok.tolist()
+
+
+def test_no_readable_picture_at_all_is_an_error(tmp_path, photos):
+    absent = gallery(photos, ["x.png", "y.png"])
+    with pytest.raises(UserError, match=r"none of the gallery's 2 images can be read.*x\.png"):
+        Built(tmp_path, absent)
+    (photos / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"no image of the gallery can be read: .*not an image"):
+        Built(tmp_path, gallery(photos, ["bad.png"]))
+    with pytest.raises(UserError, match="gallery is empty"):
+        Built(tmp_path, Gallery((), {}))
+
+
+def test_a_picture_without_a_caption_is_ranked_by_its_image(tmp_path, photos):
+    paint(photos / "silent.png", 99)
+    built = Built(tmp_path, gallery(photos))
+    assert "silent.png" not in built.captions and built.vectors.ok.all()
+    np.testing.assert_array_equal(built.vectors.captions[-1], built.vectors.images[-1])
+    missing = built.db.describe()["captions"]["missing"]
+    assert missing == {"silent.png": "the captioner said nothing"}
+
+
+def test_references_outside_the_gallery_are_captioned_but_not_ranked(tmp_path, photos):
+    names = tuple(f"{n}.png" for n in range(4))
+    outside = Gallery(names, {f"{n}.png": photos / f"{n}.png" for n in range(6)})
+    built = Built(tmp_path, outside)
+    assert set(built.captions) == {f"{n}.png" for n in range(6)}
+    assert built.vectors.names == names and len(built.vectors.images) == 4
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path, photos):
+    (tmp_path / "db").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match="cannot be written.*--image-db"):
+        Built(tmp_path, gallery(photos))
+
+
+def test_captions_outlive_the_response_cache(tmp_path, photos):
+    first = Built(tmp_path, gallery(photos))
+    later = Built(tmp_path, gallery(photos), cache="another.sqlite")
+    assert not later.captioner.asked and later.captions == first.captions
+
+
+@pytest.mark.parametrize("pattern", ["vectors-*.npy", "rows-*.json"])
+def test_damaged_files_are_made_again(tmp_path, photos, pattern, caplog):
+    built = Built(tmp_path, gallery(photos))
+    expected = np.array(built.vectors.images)
+    for path in built.db.folder.rglob(pattern):
+        path.write_bytes(path.read_bytes()[:-40])
+    again = Built(tmp_path, gallery(photos))
+    assert "damaged, made again" in caplog.text and len(again.encoder.asked) == 16
+    np.testing.assert_array_equal(again.vectors.images, expected)
+
+
+def in_child(tmp_path, photos, pause):
+    """Builds in a process of its own."""
+
+    def work():
+        Built(tmp_path, gallery(photos), pause=pause)
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    return child
+
+
+def test_a_kill_costs_at_most_the_chunk_in_work(tmp_path, photos):
+    child = in_child(tmp_path, photos, pause=0.3)
+    deadline = time.monotonic() + 30
+    while not list((tmp_path / "db").rglob("images/*/part-*.npy")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    parts = list((tmp_path / "db").rglob("part-*.npy"))
+    kept = sum(len(np.load(part)) for part in parts)
+    assert 3 <= kept < 8
+    built = Built(tmp_path, gallery(photos))
+    assert not built.captioner.asked and built.encoder.asked[: 8 - kept] == [
+        f"{n}.png" for n in range(kept, 8)
+    ]
+    os.makedirs(tmp_path / "other")
+    whole = Built(tmp_path / "other", gallery(photos))
+    for kind in ("images", "captions"):
+        a, b = getattr(built.vectors, kind), getattr(whole.vectors, kind)
+        assert a.tobytes() == b.tobytes()
+
+
+def test_a_damaged_part_is_made_again(tmp_path, photos):
+    child = in_child(tmp_path, photos, pause=0.3)
+    while not (parts := list((tmp_path / "db").rglob("images/*/part-*.npy"))):
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    parts[0].write_bytes(parts[0].read_bytes()[:100])
+    built = Built(tmp_path, gallery(photos))
+    np.testing.assert_array_equal(built.vectors.images[0], vector((photos / "0.png").read_bytes()))
+
+
+def test_two_at_once_do_not_hurt_each_other(tmp_path, photos):
+    children = [in_child(tmp_path, photos, pause) for pause in (0.02, 0.05, 0.0)]
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0
+    built = Built(tmp_path, gallery(photos))
+    assert not built.encoder.asked and not built.captioner.asked
+    for row, name in enumerate(built.vectors.names):
+        np.testing.assert_array_equal(
+            built.vectors.images[row], vector((photos / name).read_bytes())
+        )
+
+
+def test_a_bundle_replays_without_images_or_models(tmp_path, photos):
+    (photos / "6.png").write_bytes(b"")
+    found = gallery(photos)
+    Built(tmp_path, found)  # what cannot be read is known by then, and not asked again
+    made = Built(tmp_path, found)
+    export(made.cache, tmp_path / "bundle.sqlite", made.cache.used, made.db.bundle())
+    for path in photos.iterdir():
+        path.unlink()
+    before = sorted((tmp_path / "db").rglob("*"))
+    replayed = Built(tmp_path, found, cache="bundle.sqlite")
+    assert replayed.captions == made.captions
+    assert not replayed.captioner.asked and not replayed.encoder.asked
+    for kind in ("images", "captions", "ok"):
+        a, b = getattr(replayed.vectors, kind), getattr(made.vectors, kind)
+        np.testing.assert_array_equal(a[made.vectors.ok], b[made.vectors.ok])
+    assert replayed.vectors.ok.tolist() == made.vectors.ok.tolist()
+    assert sorted((tmp_path / "db").rglob("*")) == before
+    with pytest.raises(UserError, match="with these settings"):
+        Built(tmp_path, found, cache="bundle.sqlite", model="someone/other")
