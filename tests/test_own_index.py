@@ -20,7 +20,8 @@ __all__ = ["oracle"]
 
 
 def odd_files(folder: Path) -> None:
-    """A broken file, a GIF, a PNG with alpha, a rotated JPEG, a text file named .jpg, and more."""
+    """A broken file, a GIF, a PNG with alpha, a rotated JPEG, a text and a PostScript file named
+    .jpg, and more."""
     folder.mkdir(parents=True, exist_ok=True)
     picture = Image.effect_noise((60, 40), 50).convert("RGB")
     picture.save(folder / "whole.jpg")
@@ -33,6 +34,7 @@ def odd_files(folder: Path) -> None:
     exif[0x0112] = 6  # to be turned by 90 degrees
     picture.save(folder / "turned.jpeg", exif=exif)
     (folder / "text.jpg").write_text("not a picture")
+    (folder / "program.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     (folder / "empty.png").touch()
     (folder / "notes.txt").write_text("no picture, and does not say so")
     (folder / ".hidden.jpg").write_text("left alone")
@@ -52,6 +54,7 @@ def test_odd_files_are_counted_with_reasons(oracle: str, tmp_path: Path) -> None
     assert set(update.manifest.skipped) == {
         "deep/er/broken.jpg",
         "deep/er/text.jpg",
+        "deep/er/program.jpg",
         "deep/er/empty.png",
         "link.png",
     }
@@ -71,7 +74,7 @@ def test_photographs_and_odd_files(oracle: str, tmp_path: Path) -> None:
     )
     odd_files(tmp_path / "in")
     update = build(tmp_path / "in", "photos", oracle)
-    assert len(update.manifest.pictures) == 12 + 3 and len(update.manifest.skipped) == 3
+    assert len(update.manifest.pictures) == 12 + 3 and len(update.manifest.skipped) == 4
 
 
 def test_an_update_computes_only_what_is_new(oracle: str, tmp_path: Path) -> None:

@@ -119,6 +119,19 @@ def test_another_reasoner_may_search_the_same_index(
         assert scope.search(captions[1])[0].name == "001.png"
 
 
+def test_a_glance_asks_no_model_but_the_encoder(captions: list[str], tmp_path: Path) -> None:
+    with ImageScope.open("n") as scope:
+        answers = scope.stages(captions[9], glance=True)
+        first = next(answers)
+        assert first.stage == "s0" and first[0].name == "009.png" and not ASKED
+        assert [answer.stage for answer in answers] == ["s1", "s2", "s3"]
+        scenes(tmp_path / "more", 1, seed=77)
+        for reference in ("000.png", tmp_path / "more" / "000.png"):
+            first = next(iter(scope.stages(captions[9], reference, glance=True)))
+            assert first.stage == "s0" and len(first) == 10
+            assert reference not in {result.name for result in first}
+
+
 def test_a_conversation_refines_likes_and_starts_over(captions: list[str]) -> None:
     talk = Conversation()
     with ImageScope.open("n") as scope:

@@ -197,7 +197,8 @@ def test_first_results_show_before_the_last_stage(
     monkeypatch.setattr(scope, "verify", held)
     browser = browse(address)
     say(browser, captions[3])
-    wait(browser, lambda b: names(b)[:1] == ["003.png"])
+    wait(browser, lambda b: "checking" in b.find_element("css selector", "#status").text)
+    assert names(browser)[:1] == ["003.png"]
     assert not done(browser)
     assert not browser.find_elements("css selector", "#results article li")
     go.set()

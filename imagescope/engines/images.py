@@ -18,6 +18,7 @@ CANVAS = (1645, 826)
 STRIP, GAP, RULE, RULE_FROM = 26, 45, 5, 20
 LABELS = ("Reference Image", "Candidate Image")
 LABEL_SIZE = 20
+REFUSED = {"EPS", "WMF"}  # programs rather than pictures: Pillow hands them to other software
 
 
 class UnreadableImage(ValueError):
@@ -31,7 +32,7 @@ def load_picture(path: str | Path) -> Image.Image:
     UnreadableImage for a file that is missing, empty, truncated, no image, or too large.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableImage(f"{path}: {image.width}x{image.height} pixels: too large")
             return _rgb(ImageOps.exif_transpose(image))
@@ -46,6 +47,17 @@ def load_picture(path: str | Path) -> Image.Image:
         raise UnreadableImage(f"{path}: too large") from None
     except Exception as error:  # decoders raise whatever a hostile file makes them raise
         raise UnreadableImage(f"{path}: {error or type(error).__name__}") from None
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    """What is opened: all that Pillow reads but REFUSED, and HEIC where pillow-heif is there."""
+    if importlib.util.find_spec("pillow_heif"):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.init()
+    return tuple(name for name in Image.OPEN if name not in REFUSED)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -22,12 +22,17 @@ class Conversation:
     reference: Path | None = None
 
     def say(
-        self, scope: ImageScope, text: str, stages: Sequence[str] = STAGES, top: int = 10
+        self,
+        scope: ImageScope,
+        text: str,
+        stages: Sequence[str] = STAGES,
+        top: int = 10,
+        glance: bool = False,
     ) -> Iterator[Answer]:
-        """An answer after each stage. A line that follows another without a reference refines its
-        description; a reference counts for one line."""
+        """An answer after each stage (see ImageScope.stages). A line that follows another without a
+        reference refines its description; a reference counts for one line."""
         reference, previous = self.reference, self.answer.carried if self.answer else None
-        found = scope.stages(text, reference, stages, top, None if reference else previous)
+        found = scope.stages(text, reference, stages, top, None if reference else previous, glance)
         for answer in found:
             self.answer = answer
             yield answer

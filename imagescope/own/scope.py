@@ -21,6 +21,7 @@ from imagescope.records import Evaluation, Query, Ranking, Synthesis, Verificati
 from imagescope.stages.evaluation import evaluate
 from imagescope.stages.synthesis import ask_questions, synthesise
 from imagescope.stages.verification import verify
+from imagescope.vectors import Array
 
 STAGES = ("s1", "s2", "s3")
 SHARE = 0.9  # of a GPU's memory, for all roles together
@@ -74,7 +75,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Answer(Sequence[Result]):
-    """The best pictures after a stage ('s1', 's2' or 's3'), and what the query was taken to mean.
+    """The best pictures after a stage ('s1', 's2' or 's3'; 's0' is the first look, before any), and
+    what the query was taken to mean.
 
     seconds: from the question to this answer.  carried: the description that a dialogue's next
     line refines.
@@ -185,8 +187,13 @@ class ImageScope:
         stages: Sequence[str] = STAGES,
         top: int = 10,
         previous: str | None = None,
+        glance: bool = False,
     ) -> Iterator[Answer]:
-        """The same as `search`, an answer after each stage as soon as it is there."""
+        """The same as `search`, an answer after each stage as soon as it is there.
+
+        glance: first of all an answer 's0', which no model but the encoder had a part in: what is
+        like the words (and the reference) as they are.
+        """
         start = time.monotonic()
         if not text.strip():
             raise UserError("say what to look for: the text is empty")
@@ -198,8 +205,18 @@ class ImageScope:
         name = str(path) if path else None
         query = Query("own", text.strip(), reference=name)
         files = {**self.files, name: path} if name and path else self.files
+        keep = max(top, self.config.top_k)
+        if glance:
+            words = Synthesis("", (), (f"{previous}, {query.instruction}" if previous else text,))
+            vector = self._texts.means([words.descriptions])[0]
+            if path:
+                vector = (vector + self._image(path)) / 2
+            yield self._answer(
+                _State(query, path, words, *self._rank(vector, path, keep)), "s0", top, start
+            )
         synthesis = self._synthesise(query, path, previous)
-        ranking, scores = self._retrieve(synthesis, path, max(top, self.config.top_k))
+        vector = self._texts.means([synthesis.descriptions])[0]
+        ranking, scores = self._rank(vector, path, keep)
         state = _State(query, path, synthesis, ranking, scores)
         yield self._answer(state, "s1", top, start)
         if len(stages) < 2:
@@ -294,15 +311,14 @@ class ImageScope:
         """The models' own prompts have their dialogue's; `general` leaves it to `dialogue`."""
         return "dialogue" if self.config.prompts == "general" else self.config.prompts
 
-    def _retrieve(
-        self, synthesis: Synthesis, path: Path | None, keep: int
+    def _rank(
+        self, vector: Array, path: Path | None, keep: int
     ) -> tuple[Ranking, dict[str, float]]:
-        """Stage 1's ranking, without the reference itself and its copies, and its scores."""
+        """Stage 1's ranking by a vector (d,), without the reference and its copies, and scores."""
         import numpy as np
 
-        mean = self._texts.means([synthesis.descriptions])[0]
         tau = self.config.tau
-        row = np.concatenate([(1 - tau) * mean, tau * mean])[None].astype(np.float32)
+        row = np.concatenate([(1 - tau) * vector, tau * vector])[None].astype(np.float32)
         hidden = self._copies(path) if path else set()
         count = min(keep + len(hidden), len(self.names))
         scores, rows = self._vectors.search(row, count)
@@ -312,6 +328,14 @@ class ImageScope:
             if i >= 0 and self.names[i] not in hidden
         }
         return Ranking(tuple(found)[:keep], pool=len(self.names) - len(hidden)), found
+
+    def _image(self, path: Path) -> Array:
+        """The unit vector (d,) of a picture, which is known if the index has it."""
+        if name := self._indexed(path):
+            found: Array = self._vectors.reconstruct(self._rows[name])
+            return found[: len(found) // 2]
+        vectors, _ = self._encoder.images([path])
+        return vectors[0]
 
     def _copies(self, path: Path) -> set[str]:
         name = self._indexed(path)

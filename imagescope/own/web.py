@@ -30,7 +30,12 @@ log = logging.getLogger("imagescope")
 T = TypeVar("T")
 USERS = 16  # searches under way at a time; more wait in the queue
 LONGEST = 2000  # characters of a line
-DOING = {"s1": "Checking the best ones", "s2": "Comparing the very best", "s3": "Done"}
+DOING = {
+    "s0": "A first look; working out what is meant",
+    "s1": "Ranked by what is meant; checking the best",
+    "s2": "Checked; comparing the very best",
+    "s3": "Done",
+}
 HINT = "Describe a picture. Then refine it, or take a result and say what is to be different."
 
 
@@ -58,7 +63,7 @@ class Desk:
 
     def answers(self, conversation: Conversation, text: str, top: int) -> Iterator[Answer]:
         """An answer after each stage; between two of them others have their turn."""
-        steps = conversation.say(self.scope, text, STAGES, top)
+        steps = conversation.say(self.scope, text, STAGES, top, glance=True)
         while answer := self._do(next, steps, None):
             yield answer
 
