@@ -173,7 +173,7 @@ def make_manifest(kind: str, images: int) -> dict:
             "models": {name: role(name) for name in roles},
         },
         "benchmark": {"gallery": images, "missing": {"queries without reference": 1}},
-        "models": {name: {"model": f"data/tiny/models/{name}", "kind": "vllm"} for name in roles},
+        "models": {name: {"model": f"data/tiny/models/{name}", "engine": "vllm"} for name in roles},
         "steps": {
             name: {**step, "seconds": seconds}
             for name, seconds in (

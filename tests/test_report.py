@@ -133,15 +133,17 @@ def test_a_second_report_replaces_the_first_whole(tmp_path: Path, files: dict[st
     assert left == {"index.html", "report", "traces.jsonl", "metrics.json", "manifest.json"}
 
 
-def test_quoted_figures_are_marked(
-    tmp_path: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import imagescope.report.build as build
-
-    quoted = {"figures": {"Recall@1": 39.37}, "source": "ImageScope, table 2"}
-    monkeypatch.setattr(build, "paper_figures", lambda manifest: quoted)
-    text = report(tmp_path / "run", files).read_text(encoding="utf-8")
-    assert "39.37" in text and "Quoted, not measured here: ImageScope, table 2" in text
+def test_quoted_figures_are_marked(tmp_path: Path, files: dict[str, Path]) -> None:
+    folder = make_run(tmp_path / "run", "text", 5, NAMES)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["config"]["models"]["encoder"]["model"] = "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"
+    manifest["config"] |= {"dataset": "Flickr30K", "split": "test"}
+    for asked, quoted in ((5000, True), (5, False)):  # five queries are not the paper's
+        manifest["benchmark"] |= {"queries": asked, "gallery": 1000}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        text = write_report(folder, files).read_text(encoding="utf-8")
+        assert ("81.10" in text) is quoted
+        assert ("Not measured here: quoted from" in text) is quoted
 
 
 def test_rounds_of_a_dialogue_become_one_metric() -> None:

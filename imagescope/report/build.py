@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from imagescope.errors import UserError
+from imagescope.paper import paper_figures
 from imagescope.records import STAGES
 from imagescope.report import charts, facts, queries
 from imagescope.report.movement import movements
@@ -65,7 +66,7 @@ def write_report(run_dir: Path, files: Mapping[str, Path] | None = None) -> Path
     labels = [f"Stage {s[-1]}" for s in stages]
     first, last = [r[0] for r in ranks], [r[-1] for r in ranks]
     known = any(r is not None for r in first)
-    quoted = paper_figures(manifest)
+    quoted = paper_figures(manifest) or {"figures": {}, "source": ""}
     context = {
         "title": _title(manifest, run_dir),
         "split": facts.part(manifest, "config").get("split", ""),
@@ -172,16 +173,6 @@ def image_files(manifest: Mapping[str, Any]) -> Mapping[str, Path]:
     except (KeyError, UserError, OSError) as error:
         log.warning("report: no images, the dataset cannot be loaded: %s", error)
         return {}
-
-
-def paper_figures(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The published figures that this run may be held against: {'figures': {metric: percent},
-    'source': text}; no figures where the run is not comparable."""
-    try:
-        from imagescope.paper import paper_figures as published
-    except ImportError:
-        return {"figures": {}, "source": ""}
-    return published(manifest) or {"figures": {}, "source": ""}
 
 
 def _title(manifest: Mapping[str, Any], run_dir: Path) -> str:

@@ -104,15 +104,15 @@ def models(manifest: Table) -> list[dict[str, str]]:
         used = part(manifest, "models", role)
         if not chosen and not used:
             continue
-        engine = used.get("kind") or used.get("engine") or used.get("library")
-        revision = used.get("revision") or chosen.get("revision")
+        engine = used.get("engine") or used.get("library")
+        revision = used.get("revision") or chosen.get("revision") or used.get("sha256") or ""
         rows.append(
             {
                 "role": role,
                 "model": str(used.get("model") or chosen.get("model") or ""),
                 "engine": str(engine or chosen.get("engine") or chosen.get("library") or ""),
                 "dtype": str(used.get("dtype") or chosen.get("dtype") or ""),
-                "revision": str(revision or used.get("hash") or used.get("content") or "")[:12],
+                "revision": str(revision)[:12],
             }
         )
     return rows
