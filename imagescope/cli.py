@@ -192,7 +192,7 @@ def report(
 
     if len(folders) > 2:
         raise UserError("a report takes one run folder, or two to compare")
-    page = write_report(folders[0]) if len(folders) == 1 else write_comparison(*folders, out)
+    page = write_report(folders[0]) if len(folders) == 1 else write_comparison(*folders[:2], out=out)
     console.print(str(page), soft_wrap=True)
 
 

@@ -112,9 +112,9 @@ def _metrics(a: Path, b: Path) -> list[dict[str, Any]]:
     return facts.metric_table(last)
 
 
-def _counts(ranks: list[Ranks], top: int) -> tuple[int, int, int, int, Difference | None]:
+def _counts(ranks: list[Ranks], top: int) -> tuple[list[int], Difference | None]:
     """Queries found in the top by A alone, B alone, both, neither; how B differs, in percent."""
     found = np.array([[r is not None and r < top for r in pair] for pair in ranks], bool)
     a, b = found.T
-    counts = (a & ~b, ~a & b, a & b, ~a & ~b)
-    return (*(int(c.sum()) for c in counts), paired(100.0 * a, 100.0 * b))  # type: ignore[return-value]
+    counts = [int(part.sum()) for part in (a & ~b, ~a & b, a & b, ~a & ~b)]
+    return counts, paired(100.0 * a, 100.0 * b)
