@@ -190,9 +190,13 @@ def report(
     """Write the page of a run, or of two side by side."""
     from imagescope.report import write_comparison, write_report
 
-    if len(folders) > 2:
-        raise UserError("a report takes one run folder, or two to compare")
-    page = write_report(folders[0]) if len(folders) == 1 else write_comparison(*folders[:2], out=out)
+    match folders:
+        case [run]:
+            page = write_report(run)
+        case [a, b]:
+            page = write_comparison(a, b, out)
+        case _:
+            raise UserError("a report takes one run folder, or two to compare")
     console.print(str(page), soft_wrap=True)
 
 
