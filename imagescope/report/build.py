@@ -170,9 +170,11 @@ def image_files(manifest: Mapping[str, Any]) -> Mapping[str, Path]:
             subset=config["subset"],
             shared_concept=config["shared_concept"],
         ).gallery.files
-    except (KeyError, UserError, OSError) as error:
+    except KeyError as error:
+        log.warning("report: no images, manifest.json does not say %s", error)
+    except (UserError, OSError) as error:
         log.warning("report: no images, the dataset cannot be loaded: %s", error)
-        return {}
+    return {}
 
 
 def _title(manifest: Mapping[str, Any], run_dir: Path) -> str:
