@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from imagescope.config import EngineName
 from imagescope.errors import UserError
 
 if TYPE_CHECKING:
+    from imagescope.config import EngineName
     from imagescope.own.conversation import Conversation
     from imagescope.own.indexing import Update
     from imagescope.own.scope import Answer, ImageScope

@@ -82,14 +82,46 @@ def test_only_uploads_become_references(address: str, captions: list[str], tmp_p
     """A request that names a file of the server's as the reference is refused."""
     with urllib.request.urlopen(f"{address}/config", timeout=20) as response:
         config = json.load(response)
-    take = [d for d in config["dependencies"] if any(t[1] == "upload" for t in d["targets"])]
-    assert len(take) == 1
+    dependencies = config["dependencies"]
+    (take,) = [d["id"] for d in dependencies if "upload" in [event for _, event in d["targets"]]]
     secret = tmp_path / "secret.png"
     shutil.copy(tmp_path / "in" / "000.png", secret)
-    for path in (secret, tmp_path / "in" / "001.png"):
-        file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
-        body = {"data": [file, None], "fn_index": take[0]["id"], "session_hash": "s"}
-        assert status(f"{address}/gradio_api/run/predict", json.dumps(body).encode()) >= 400
+    uploaded = Path(upload(address, secret))
+    assert takes(address, take, uploaded)
+    climbing = uploaded.parent / ".." / ".." / "secret.png"
+    for path in (
+        secret,
+        tmp_path / "in" / "001.png",
+        climbing,
+        f"{address}/config",
+        f"file://{secret}",
+    ):
+        assert not takes(address, take, path), path
+
+
+def upload(address: str, file: Path) -> str:
+    """Uploads a file as the page does; its path on the server."""
+    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    body = head + file.read_bytes() + b"\r\n--b--\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    request = urllib.request.Request(f"{address}/gradio_api/upload", body, kind)
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return str(json.load(response)[0])
+
+
+def takes(address: str, event: int, path: Path | str) -> bool:
+    """Whether the server takes a file of its own as the reference, when asked as the page asks."""
+    session = f"s{abs(hash(path))}"
+    file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+    body = {"data": [file, None], "fn_index": event, "session_hash": session}
+    assert status(f"{address}/gradio_api/queue/join", json.dumps(body).encode()) == 200
+    url = f"{address}/gradio_api/queue/data?session_hash={session}"
+    with urllib.request.urlopen(url, timeout=20) as events:
+        for line in events:
+            found = json.loads(line[6:]) if line.startswith(b"data: ") else {}
+            if found.get("msg") == "process_completed":
+                return bool(found["success"])
+    raise AssertionError("no end")
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The page: a conversation on the left, pictures on the right, better after each stage.
 
-Nothing is served from disk: thumbnails travel inside the page's updates, so no address of this
-server names a file of the user's. All model work is done by one thread, a stage at a time, so
+Thumbnails travel inside the page's updates, so no address of this server names a file, but for
+references that were uploaded or chosen, which lie in a folder of their own. All model work is done by one thread, a stage at a time, so
 that several users' searches take turns and each sees first results early.
 """
 

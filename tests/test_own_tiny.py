@@ -1,0 +1,161 @@
+"""Your own pictures with the tiny checkpoints: real models, tiny scenes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from imagescope.config import ROLES, config_path
+from imagescope.own.indexing import build
+from imagescope.own.scope import ImageScope
+from imagescope.tiny.changes import instruction, random_changes
+from imagescope.tiny.language import caption
+from imagescope.tiny.scenes import draw, random_scene
+
+MODELS = Path(__file__).parents[1] / "data" / "tiny" / "models"
+ABSENT = [role for role in (*ROLES, "encoder") if not (MODELS / role).is_dir()]
+pytestmark = pytest.mark.skipif(bool(ABSENT), reason=f"no tiny checkpoints for {ABSENT}")
+
+
+def world(folder: Path, count: int, pairs: int = 0) -> tuple[list[str], list[tuple[str, str, str]]]:
+    """Draws benchmark scenes no model was trained on; their captions, and (reference, instruction,
+    target) of the first pairs."""
+    rng, seen, asked = Random(5), dict[str, str](), list[tuple[str, str, str]]()
+    folder.mkdir(parents=True)
+
+    def add(scene: object) -> str:
+        name = f"{len(seen):04d}.png"
+        seen[caption(scene)] = name  # type: ignore[arg-type]
+        draw(scene, 128).save(folder / name)  # type: ignore[arg-type]
+        return name
+
+    while len(seen) < count:
+        scene = random_scene(rng, "benchmark")
+        if caption(scene) in seen:
+            continue
+        reference = add(scene)
+        if len(asked) < pairs:
+            changes, target = random_changes(scene, rng, 1, "benchmark")
+            if caption(target) not in seen:
+                asked.append((reference, instruction(changes, rng), add(target)))
+    return list(seen), asked
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGESCOPE_HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.delenv("IMAGESCOPE_CACHE", raising=False)
+
+
+def test_captions_composed_queries_and_dialogue(tmp_path: Path) -> None:
+    captions, pairs = world(tmp_path / "in", 60, pairs=12)
+    update = build(tmp_path / "in", "n", "tiny")
+    right = sum(
+        entry.caption == text
+        for entry, text in zip(update.manifest.pictures.values(), captions, strict=True)
+    )
+    assert right >= 50, f"{right} of 60 captions are right"
+    with ImageScope.open("n") as scope:
+        found = [scope.search(text, top=3) for text in captions[:8]]
+        first = sum(answer[0].name == f"{i:04d}.png" for i, answer in enumerate(found))
+        assert first >= 6, f"{first} of 8 captions find their picture first"
+        hits = 0
+        for reference, text, target in pairs:
+            answer = scope.search(text, reference=reference, top=5)
+            hits += target in {result.name for result in answer}
+        assert hits >= len(pairs) // 2, f"{hits} of {len(pairs)} targets among the best five"
+        opening = scope.search("a red circle", stages=("s1",))
+        refined = scope.search("what is the background? black", previous=opening.carried)
+        assert "black" in refined.carried and "red circle" in refined.carried
+
+
+@pytest.mark.slow  # a thousand captions and embeddings on the CPU: a minute or two
+def test_speed_on_a_thousand_scenes(tmp_path: Path) -> None:
+    """Models warm: the first look under 100 ms, a composed query with all stages under 5 s."""
+    captions, pairs = world(tmp_path / "in", 1000, pairs=8)
+    build(tmp_path / "in", "n", "tiny")
+    with ImageScope.open("n") as scope:
+        scope.search(captions[-1])  # loads the models
+        first, whole = [], []
+        for reference, text, _ in pairs:
+            answers = list(scope.stages(text, reference, glance=True))
+            first.append(answers[0].seconds)
+            whole.append(answers[-1].seconds)
+        known = [scope.search(text, ref, stages=("s1",)).seconds for ref, text, _ in pairs]
+    print(f"first look {max(first):.3f} s, all stages {max(whole):.2f} s, known {max(known):.3f} s")
+    median = len(pairs) // 2
+    assert sorted(first)[median] < 0.1
+    assert sorted(known)[median] < 0.1  # stage 1 alone: what is meant is known already
+    assert sorted(whole)[median] < 5
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A vLLM server on the CPU with the tiny reasoner; its base_url."""
+    pytest.importorskip("vllm", reason="the server is vLLM's")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    options = {
+        "--model": str(MODELS / "reasoner"),
+        "--served-model-name": "served",
+        "--host": "127.0.0.1",
+        "--port": str(port),
+        "--max-model-len": "1024",
+        "--max-num-seqs": "8",
+    }
+    arguments = [word for pair in options.items() for word in pair]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+    with (tmp_path / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, *arguments], stdout=log, stderr=subprocess.STDOUT, env=environment
+        )
+        try:
+            address = f"http://127.0.0.1:{port}"
+            _await(f"{address}/health", process, tmp_path / "server.log")
+            yield f"{address}/v1"
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + 300
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=2)
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(1)
+    pytest.fail(f"the server did not come up: {log.read_text(errors='replace')[-2000:]}")
+
+
+@pytest.mark.slow  # starting a vLLM server on the CPU takes the better part of a minute
+def test_an_openai_endpoint_reasons(tmp_path: Path, server: str) -> None:
+    """The same index searched with the reasoner behind an endpoint: the same descriptions."""
+    captions, pairs = world(tmp_path / "in", 20, pairs=4)
+    build(tmp_path / "in", "n", "tiny")
+    plain = config_path("tiny", "models").read_text()
+    remote = f"  model: served\n  engine: openai\n  base_url: {server}\n"
+    before = "  model: data/tiny/models/reasoner\n"
+    assert before in plain
+    (tmp_path / "remote.yaml").write_text(plain.replace(before, remote))
+    with ImageScope.open("n") as here, ImageScope.open("n", str(tmp_path / "remote.yaml")) as there:
+        for reference, text, _ in pairs:
+            mine = here.search(text, reference)
+            other = there.search(text, reference)
+            assert other.synthesis.parse == "ok"
+            assert other.synthesis.descriptions == mine.synthesis.descriptions
+            assert [r.name for r in other] == [r.name for r in mine]
+        assert there.search(captions[0])[0].name == "0000.png"
