@@ -58,6 +58,24 @@ class Checked:
             "faults in annotations": len(self.faults),
         }
 
+    def costs(self) -> dict[str, str]:
+        """Missing or unreadable image -> the queries that need it, in words."""
+        lost, uses = self.missing | set(self.unreadable), dict[str, dict[str, list[str]]]()
+        for query in self.benchmark.queries:
+            for role, names in (("target", query.targets or ()), ("reference", [query.reference])):
+                for name in lost.intersection(names):
+                    uses.setdefault(name, {}).setdefault(role, []).append(query.id)
+        return {name: f" ({_uses(roles)})" for name, roles in uses.items()}
+
+
+def _uses(roles: dict[str, list[str]]) -> str:
+    parts = []
+    for role, found in roles.items():
+        ids = list(dict.fromkeys(found))  # a dialogue has many texts
+        more = f" and {len(ids) - 5} more" * (len(ids) > 5)
+        parts.append(f"{role} of query {', '.join(ids[:5])}{more}")
+    return "; ".join(parts)
+
 
 def check(name: str, data_root: Path, split: str, decode: bool = True) -> Checked:
     """Reads a split's annotations, looks for every image and, with decode, opens it.
@@ -141,8 +159,11 @@ def show(checked: Checked, console: Console) -> None:
         example = next(iter(files.values()))
         console.print(f"no image is here; looked for {example} and so on", soft_wrap=True)
     else:
-        _listing(console, [f"missing: {files[n]}" for n in sorted(checked.missing)], "missing")
-    _listing(console, list(checked.unreadable.values()), "unreadable")
+        lost = checked.costs()
+        lines = [f"missing: {files[n]}{lost.get(n, '')}" for n in sorted(checked.missing)]
+        _listing(console, lines, "missing")
+        lines = [f"{reason}{lost.get(n, '')}" for n, reason in checked.unreadable.items()]
+        _listing(console, lines, "unreadable")
 
 
 def _listing(console: Console, lines: Sequence[str], what: str) -> None:
