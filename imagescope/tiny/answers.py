@@ -71,9 +71,7 @@ def composed_sample(
     reference = random_scene(rng, split, objects)
     changes, target = edits.random_changes(reference, rng, split=split)
     wish = edits.instruction(changes, rng)
-    prompt = fill(
-        prompts.synthesis, INSTRUCTION=wish, REF_IMAGE_DESC=language.caption(reference)
-    )
+    prompt = fill(prompts.synthesis, INSTRUCTION=wish, REF_IMAGE_DESC=language.caption(reference))
     listed = [Edit(edits.edit_type(c), edits.edit_text(c)) for c in changes]
     claims = [claim for c in changes for claim in edits.claims(c)]
     return (

@@ -30,8 +30,8 @@ ATTRIBUTES = ("size", "colour", "shape", "cell")
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """"There is a thing with these attributes" (None: any), or, where `background` is named, "the
-    background is ...". `expected` is False for the claim that there is none."""
+    """There is a thing with these attributes (None: any), or, where `background` is named, the
+    background is that. `expected` is False for the claim that there is none."""
 
     size: str | None = None
     colour: str | None = None
@@ -55,7 +55,7 @@ def satisfied(claims: Iterable[Claim], scene: Scene) -> bool:
 
 
 def phrase(thing: Claim | Thing, article: str = "a") -> str:
-    """"a large red circle at the top left", as far as attributes are named."""
+    """A thing in words ("a large red circle at the top left"), as far as attributes are named."""
     words = [w for w in (thing.size, thing.colour, thing.shape or "object") if w]
     if article == "a" and words[0][0] in "aeiou":
         article = "an"
@@ -87,7 +87,7 @@ def scene_claims(scene: Scene) -> list[Claim]:
 
 
 def join(phrases: Sequence[str], last: str = " and ") -> str:
-    """"a", "a and b", "a, b and c"."""
+    """As in "a", "a and b", "a, b and c"."""
     return last.join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
 
 

@@ -129,9 +129,7 @@ def draw(scene: Scene, size: int = 128, seed: int = 0) -> Image.Image:
     brush = ImageDraw.Draw(image)
     for thing in scene.things:
         row, column = divmod(CELLS.index(thing.cell), 2)
-        x, y = (
-            (0.25 + 0.5 * at + rng.uniform(-_JITTER, _JITTER)) * full for at in (column, row)
-        )
+        x, y = ((0.25 + 0.5 * at + rng.uniform(-_JITTER, _JITTER)) * full for at in (column, row))
         _draw_shape(brush, thing, x, y, _RADIUS[thing.size] * full)
     return image.resize((size, size), Image.Resampling.BOX)
 
