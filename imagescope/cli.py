@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import click
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 
 from imagescope import cli_own, progress
 from imagescope.cli_cache import cache_app
@@ -87,9 +86,8 @@ def _options(
     if not isinstance(level, int):
         raise UserError(f"--log-level {log_level}: choose debug, info, warning or error")
     progress.quiet = quiet
-    shown = RichHandler(
-        console=Console(stderr=True), show_path=False, show_level=False, markup=False
-    )
+    shown = logging.StreamHandler()
+    shown.addFilter(lambda record: record.name != "imagescope.details")  # output.log's alone
     shown.setLevel(max(level, logging.WARNING) if quiet else level)
     logger = logging.getLogger("imagescope")
     logger.setLevel(min(level, logging.INFO))  # output.log gets its lines in any case
@@ -163,6 +161,7 @@ def plan(config: RunConfig) -> None:
     """Say what a run would ask of the models, before anything runs."""
     from imagescope.plan import print_plan
 
+    logging.getLogger("imagescope").setLevel(logging.WARNING)  # the table says it all
     print_plan(config, console)
 
 
@@ -245,7 +244,9 @@ def main(argv: list[str] | None = None) -> int:
         status = app(normalise(sys.argv[1:] if argv is None else argv), standalone_mode=False)
         return status if isinstance(status, int) else 0
     except UserError as error:
-        Console(stderr=True).print(f"imagescope: {error}", markup=False, highlight=False)
+        Console(stderr=True).print(
+            f"imagescope: {error}", markup=False, highlight=False, soft_wrap=True
+        )
         return 1
     except click.exceptions.Exit as error:
         return error.exit_code

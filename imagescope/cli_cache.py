@@ -53,7 +53,7 @@ def export(
     output: Annotated[Path | None, Opt(help="The bundle's file.")] = None,
 ) -> None:
     """Bundle what a run used: `imagescope run … --replay FILE` needs nothing else."""
-    from imagescope.bundle import export_run
+    from imagescope.export import export_run
 
     target = output or run / "bundle.sqlite"
     counts = export_run(run, target)

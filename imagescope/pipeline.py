@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from imagescope import datasets, submissions
+from imagescope.bundle import write_used
 from imagescope.cache import Cache, cache_path
 from imagescope.config import ROLES, ModelConfig, RunConfig
 from imagescope.datasets.base import Benchmark
@@ -35,7 +36,9 @@ from imagescope.stages.synthesis import ask_questions, synthesise
 from imagescope.stages.verification import verify
 
 log = logging.getLogger("imagescope")
+details = log.getChild("details")  # lines for output.log; a terminal shows the summary instead
 HIDDEN = "the targets of this split are hidden: the submission files are the result"
+USED = "used.json"  # what the run took from the cache or put there: what a bundle of it holds
 SUBMITTED = 50  # names a server takes at most
 
 
@@ -55,26 +58,27 @@ class Models:
     """The roles of a run. Roles that name the same checkpoint share an engine; a role's engine is
     closed when the last role that needs it is done, so one model is in memory at a time."""
 
-    def __init__(self, config: RunConfig, cache: Cache):
+    def __init__(self, config: RunConfig, cache: Cache, strict: bool = False):
         self._config, self._cache = config, cache
+        self._strict = strict or config.replay is not None  # nothing may be asked
         self._engines: dict[str, Cached] = {}
         self.roles: dict[str, Role] = {}
 
     def _shared(self, name: str) -> str:
-        return _checkpoint(self._config.models.role(name)).model_dump_json()
+        return checkpoint(self._config.models.role(name)).model_dump_json()
 
     def open(self, name: str) -> Role:
         """The role, with its engine; nothing is loaded before something is asked."""
         config, key = self._config.models.role(name), self._shared(name)
         if key not in self._engines:
             engine = open_engine(
-                _checkpoint(config), self._config.engine, ray_address=self._config.ray_address
+                checkpoint(config), self._config.engine, ray_address=self._config.ray_address
             )
             self._engines[key] = Cached(
                 engine,
                 self._cache,
                 chunk_size=config.chunk_size,
-                replay=self._config.replay is not None,
+                replay=self._strict,
             )
         role = self.roles.get(name) or Role(name, self._engines[key], config)
         self.roles[name] = role
@@ -99,7 +103,7 @@ class Models:
         return {name: role.engine.stats.loads for name, role in self.roles.items()}
 
 
-def _checkpoint(config: ModelConfig) -> ModelConfig:
+def checkpoint(config: ModelConfig) -> ModelConfig:
     """What of a role's configuration belongs to the engine; decoding goes with each request."""
     plain = {
         name: ModelConfig.model_fields[name].default
@@ -108,13 +112,8 @@ def _checkpoint(config: ModelConfig) -> ModelConfig:
     return config.model_copy(update=plain)
 
 
-def run(config: RunConfig) -> Result:
-    """Runs all stages of one benchmark and writes its run folder.
-
-    Raises UserError for what the user can mend. An interrupted run repeats, when the same command
-    is given again, only the chunk that was in flight: every response lies in the cache.
-    """
-    start = time.monotonic()
+def load_benchmark(config: RunConfig) -> Benchmark:
+    """The benchmark's split as the run's options want it."""
     benchmark = datasets.load(
         config.dataset,
         config.data_root,
@@ -124,12 +123,25 @@ def run(config: RunConfig) -> Result:
         subset=config.subset,
         shared_concept=config.shared_concept,
     )
-    if config.limit:
-        benchmark = replace(benchmark, queries=benchmark.queries[: config.limit])
+    return replace(benchmark, queries=benchmark.queries[: config.limit])
+
+
+def run(config: RunConfig) -> Result:
+    """Runs all stages of one benchmark and writes its run folder.
+
+    Raises UserError for what the user can mend. An interrupted run repeats, when the same command
+    is given again, only the chunk that was in flight: every response lies in the cache.
+    """
+    start = time.monotonic()
+    benchmark = load_benchmark(config)
     prompts = load_prompts(config.prompts, config.dataset)
     folder = RunFolder(config)
     try:
-        with Cache.open(cache_path(config)) as cache:
+        with (
+            Cache.replay(config.replay)
+            if config.replay
+            else Cache.open(cache_path(config)) as cache
+        ):
             result = _run(config, benchmark, prompts, cache, folder, start)
     except KeyboardInterrupt:
         log.info("interrupted: the same command goes on where this one stopped")
@@ -152,7 +164,7 @@ def _run(
     start: float,
 ) -> Result:
     queries, gallery, models = benchmark.queries, benchmark.gallery, Models(config, cache)
-    log.info("arguments: %s", json.dumps(config.model_dump(mode="json")))
+    details.info("arguments: %s", json.dumps(config.model_dump(mode="json")))
     log.info("%s %s: %s", benchmark.name, benchmark.split, benchmark.summary())
     steps: dict[str, Step] = {}
     try:
@@ -176,6 +188,7 @@ def _run(
             with _timed(steps, "retrieval") as step:
                 first = _retrieve(config, benchmark, syntheses, texts, vectors)
                 step.wanted, step.cached, step.asked = texts.take_counts()
+                step.duplicates = step.wanted - step.cached - step.asked
         finally:
             encoder.close()
         rankings = {"stage1": first}
@@ -207,6 +220,7 @@ def _run(
     ]
     metrics = _score(config, benchmark, rankings)
     files = _write(config, benchmark, folder, traces, metrics, rankings)
+    folder.write(USED, write_used(cache.used))
     seconds = time.monotonic() - start
     fallbacks = count_fallbacks(traces)
     _log(metrics, steps, fallbacks, models.loads())
@@ -298,21 +312,21 @@ def _log(
     loads: Mapping[str, int],
 ) -> None:
     for name, step in steps.items():
-        log.info(
+        details.info(
             "%s: %d requests wanted, %d duplicates, %d cached, %d asked; %d tokens in, %d out; "
             "%.1f s (model %.1f, loading %.1f)",
             *(name, step.wanted, step.duplicates, step.cached, step.asked, step.prompt_tokens),
             *(step.output_tokens, step.seconds, step.model_seconds, step.load_seconds),
         )
     for name, count in loads.items():
-        log.info("%s loaded %d time%s", name, count, "" if count == 1 else "s")
+        details.info("%s loaded %d time%s", name, count, "" if count == 1 else "s")
     for kind, count in fallbacks.items():
-        log.info("fallback, %s: %d", kind, count)
+        details.info("fallback, %s: %d", kind, count)
     for stage, found in metrics.items():
-        log.info("%s", stage)
+        details.info("%s", stage)
         for name, value in found.items():
             for label, estimate in _flat(name, value):
-                log.info("%s: %.2f [%.2f, %.2f]", label, *estimate)
+                details.info("%s: %.2f [%.2f, %.2f]", label, *estimate)
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, tuple[float, float, float]]]:

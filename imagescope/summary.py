@@ -10,14 +10,14 @@ from rich.table import Table
 from imagescope.pipeline import HIDDEN, Result
 from imagescope.records import Estimate
 
-PARTS = {
-    "caption": "0 image database",
-    "embedding": "0 image database",
-    "synthesis": "1 synthesis, retrieval",
-    "retrieval": "1 synthesis, retrieval",
-    "questions": "2 verification",
-    "verification": "2 verification",
-    "evaluation": "3 evaluation",
+PARTS = {  # step -> its stage; 0 is the image database
+    "captions": 0,
+    "embedding": 0,
+    "synthesis": 1,
+    "retrieval": 1,
+    "questions": 2,
+    "verification": 2,
+    "evaluation": 3,
 }
 
 
@@ -30,12 +30,13 @@ def print_summary(result: Result, console: Console) -> None:
     }
     names = list(dict.fromkeys(name for found in metrics.values() for name in found))
     if names:
-        table = Table("metric", *metrics, title="percent, with 95 % bootstrap intervals")
+        table = Table("metric", *metrics)
         for column in table.columns[1:]:
             column.justify = "right"
         for name in names:
             table.add_row(name, *(_cell(found.get(name)) for found in metrics.values()))
         console.print(table)
+        console.print("percent (BRI: nats), with 95 % bootstrap intervals over queries")
     else:
         console.print(HIDDEN)
     costs = Table("stage", "step", "seconds", "requests", "duplicates", "cached", "asked")
@@ -44,7 +45,7 @@ def print_summary(result: Result, console: Console) -> None:
     for step in sorted(result.steps, key=lambda name: list(PARTS).index(name)):
         cost = result.steps[step]
         counts = (cost.wanted, cost.duplicates, cost.cached, cost.asked)
-        costs.add_row(PARTS[step], step, f"{cost.seconds:.1f}", *map(str, counts))
+        costs.add_row(str(PARTS[step]), step, f"{cost.seconds:.1f}", *(f"{n:,}" for n in counts))
     costs.add_row("", "in all", f"{result.seconds:.1f}")
     console.print(costs)
     for file in result.files:
@@ -53,4 +54,4 @@ def print_summary(result: Result, console: Console) -> None:
 
 
 def _cell(found: Estimate | None) -> str:
-    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]" if found else ""
+    return f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}]" if found else ""

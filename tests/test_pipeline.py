@@ -68,7 +68,7 @@ def test_the_run_folder_holds_everything(cirr: Path) -> None:
     assert set(manifest["prompts"]) == {"caption", "synthesis", "questions", "evaluation"}
     log = (cirr / "output.log").read_text()
     assert "Recall@1: " in log and "arguments: " in log and "reasoner loaded 1 time" in log
-    for step in ("caption", "synthesis", "questions", "verification", "evaluation"):
+    for step in ("captions", "synthesis", "questions", "verification", "evaluation"):
         counts = manifest["steps"][step]
         assert counts["wanted"] == counts["duplicates"] + counts["cached"] + counts["asked"] > 0
     for suffix in ("stage1_retrieve", "stage2_rerank", "stage3_eval"):
@@ -114,7 +114,7 @@ def test_a_warm_rerun_loads_nothing_and_gives_the_same_bytes(cirr: Path, run: Ru
 def test_another_tau_and_alpha_ask_only_what_is_new(cirr: Path, run: Run) -> None:
     options = ("CIRR", "--split", "val", "--engine", "transformers", "--limit", "32")
     steps = load(run(*options, "--tau", "0.3"), "manifest.json")["steps"]
-    assert steps["caption"]["asked"] == steps["synthesis"]["asked"] == 0
+    assert steps["captions"]["asked"] == steps["synthesis"]["asked"] == 0
     assert steps["embedding"]["asked"] == steps["retrieval"]["asked"] == 0
     assert 0 <= steps["verification"]["asked"] < steps["verification"]["cached"]
     alpha = load(run(*options, "--alpha", "5"), "manifest.json")["steps"]
@@ -149,6 +149,48 @@ def test_text_to_image_and_dialogue_run_through_the_same_stages(run: Run) -> Non
     assert {f"Hits@10/{t}" for t in range(1, 11)} <= set(metrics) and "BRI" not in metrics
     official = run("VisDial", "--engine", "transformers", "--limit", "33", "--protocol", "official")
     assert {"BRI", "Hits@10/0"} <= set(load(official, "metrics.json")["stage3"])
+
+
+def test_a_bundle_replays_without_images_models_or_cache(
+    cirr: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "bundle.sqlite"
+    assert main(["cache", "export", str(cirr), "--output", str(bundle)]) == 0
+    bare = tmp_path / "data"
+    shutil.copytree(
+        tiny_data / "CIRR", bare / "CIRR", ignore=shutil.ignore_patterns("*.png", "*.jpg")
+    )
+    options = ("CIRR", "--split", "val", "--engine", "transformers", "--limit", "32")
+    line = arguments(tmp_path, bare, *options, "--replay", str(bundle))
+    assert main(line) == 0
+    (again,) = tmp_path.glob("runs/*/*/*")
+    for name in ("metrics.json", "traces.jsonl"):
+        assert (again / name).read_bytes() == (cirr / name).read_bytes()
+    assert set(load(again, "manifest.json")["loads"].values()) == {0}
+    assert not (tmp_path / "image_db").exists() and not (tmp_path / "responses.sqlite").exists()
+    capsys.readouterr()
+    assert main([*line, "--alpha", "5"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "not in the bundle" in said and "evaluation" in said and "query" in said
+
+
+def test_the_plan_counts_what_is_held(
+    cirr: Path, workplace: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("CIRR", "--split", "val", "--engine", "transformers", "--limit", "32")
+    line = ["plan", *arguments(workplace, tiny_data, *options)[1:]]
+    capsys.readouterr()
+    assert main(line) == 0
+    rows = {
+        cells[0]: cells
+        for text in capsys.readouterr().out.splitlines()
+        if len(cells := [cell.strip() for cell in text.strip("│").split("│")]) == 8
+    }
+    steps = load(cirr, "manifest.json")["steps"]
+    for step in ("synthesis", "questions", "evaluation"):
+        assert rows[step][1:4] == [str(steps[step]["wanted"])] * 2 + ["0"]
+    assert main([*line, "--alpha", "5"]) == 0
+    assert "160" in capsys.readouterr().out  # 32 queries, at most five pairs each
 
 
 def test_more_candidates_than_images(run: Run) -> None:

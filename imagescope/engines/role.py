@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from imagescope.config import ModelConfig
 from imagescope.engines.base import Request, Response
 from imagescope.engines.cached import Cached
-from imagescope.progress import track
+from imagescope.progress import log, track
 
 
 @dataclass
@@ -60,7 +60,12 @@ class Role:
         step.output_tokens += after.output_tokens - before.output_tokens
         step.model_seconds += after.seconds - before.seconds
         step.load_seconds += after.load_seconds - before.load_seconds
-        step.seconds += time.monotonic() - start
+        spent = time.monotonic() - start
+        step.seconds += spent
+        log.info(
+            "%s: %d requests, %d of them asked, %.1f s",
+            *(label, wanted or len(full), after.asked - before.asked, spent),
+        )
         return [found[i] for i in range(len(full))]
 
     def missing(self, requests: Sequence[Request]) -> int:

@@ -1,0 +1,52 @@
+"""A finished run as one file that replays it: `imagescope cache export RUN`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from imagescope import bundle
+from imagescope.cache import Cache, cache_path
+from imagescope.config import RunConfig
+from imagescope.encoders import CachedTexts, open_encoder
+from imagescope.errors import UserError
+from imagescope.image_db import ImageDB
+from imagescope.pipeline import USED, Models, load_benchmark
+from imagescope.prompts import load_prompts
+
+
+def run_config(folder: Path) -> RunConfig:
+    """The configuration that a run folder's manifest holds. Raises UserError."""
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        return RunConfig.model_validate(manifest["config"])
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise UserError(f"{path}: not the manifest of a run ({error})") from None
+
+
+def export_run(folder: Path, target: Path) -> dict[str, int]:
+    """Bundles responses, text vectors, and the image database's vectors, names and content hashes.
+
+    No model is loaded: everything was made by the run. Returns the counts of bundle.export.
+    Raises UserError for a run that did not finish, or one whose cache was pruned.
+    """
+    if not (folder / USED).is_file():
+        raise UserError(f"{folder}: no {USED}; is this the folder of a finished run?")
+    used = bundle.read_used(folder / USED)
+    config = run_config(folder)
+    if config.replay:
+        raise UserError(f"{folder}: this run is itself a replay of {config.replay}: copy that file")
+    benchmark = load_benchmark(config)
+    prompts = load_prompts(config.prompts, config.dataset)
+    with Cache.open(cache_path(config)) as cache:
+        models = Models(config, cache, strict=True)
+        db = ImageDB.open(
+            config.image_db, benchmark.name, benchmark.split, benchmark.gallery, cache
+        )
+        captions = db.captions(models.open("captioner"), prompts.caption)
+        encoder = open_encoder(config.models.encoder)
+        db.vectors(encoder, CachedTexts(encoder, cache, replay=True), captions)
+        return bundle.export(cache, target, used, db.bundle())
