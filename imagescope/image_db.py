@@ -127,7 +127,7 @@ class ImageDB:
             captions = {name: known[self.hashes[name]] for name in names}
             log.info("captions: %d from %s", len(captions), folder)
         else:
-            found = dict(zip(names, captioner.ask(requests, "captions"), strict=True))
+            found = dict(zip(names, captioner.ask(requests, "captions", names), strict=True))
             captions = {name: response.text.strip() for name, response in found.items()}
             for name in [name for name, caption in captions.items() if not caption]:
                 skipped[name] = found[name].error or "the captioner said nothing"

@@ -280,7 +280,7 @@ def _write(
     rankings: Mapping[str, Sequence[Ranking]],
 ) -> list[Path]:
     folder.write_traces(traces)
-    folder.write_metrics({**metrics, "why": HIDDEN} if benchmark.hidden else metrics)
+    folder.write_metrics(metrics, HIDDEN if benchmark.hidden else None)
     files = []
     for stage, action in zip(STAGES, ("retrieve", "rerank", "eval"), strict=True):
         if stage in rankings and (text := submissions.write(benchmark, rankings[stage])):

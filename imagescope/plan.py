@@ -119,7 +119,7 @@ def forecast(config: RunConfig) -> list[Forecast]:
             Request(prompts.caption, (Picture(str(gallery.files[name])),), max_tokens=LONGEST)
             for name in named
         ]
-        said = captioner.ask(requests, "captions")
+        said = captioner.ask(requests, "captions", named)
         captions = {n: r.text.strip() for n, r in zip(named, said, strict=True) if r.text.strip()}
         syntheses = synthesise(queries, captions, reasoner, prompts)
         if "s2" in config.stages:

@@ -41,6 +41,9 @@ class Query:
     def key(self) -> tuple[str, int]:
         return (self.id, self.turn)
 
+    def __str__(self) -> str:
+        return f"query {self.id}" + (f", round {self.turn}" if self.turn else "")
+
 
 @dataclass(frozen=True)
 class Gallery:

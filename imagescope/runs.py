@@ -114,8 +114,10 @@ class RunFolder:
         write_atomic(self.path / name, text)
         return self.path / name
 
-    def write_metrics(self, metrics: Mapping[str, Mapping[str, Any]]) -> None:
-        write_atomic(self.path / "metrics.json", json.dumps(to_json(metrics), indent=1))
+    def write_metrics(self, metrics: Mapping[str, Mapping[str, Any]], why: str | None) -> None:
+        """metrics.json; why: what makes them empty, where they are."""
+        found = {**metrics, "why": why} if why else metrics
+        self.write("metrics.json", json.dumps(to_json(found), indent=1))
 
     def write_traces(self, traces: Iterable[Trace]) -> None:
         lines = (json.dumps(to_json(t), ensure_ascii=False) for t in traces)

@@ -30,6 +30,14 @@ class EngineStats:
     loads: int = 0
 
 
+class Absent(UserError):
+    """A replay lacks a response. index: the first request that it lacks."""
+
+    def __init__(self, message: str, index: int):
+        super().__init__(message)
+        self.index = index
+
+
 class Cached:
     """See engines/base.py. The key of a response is made of the engine's identity, the prompt, the
     images' content and preparation, and the decoding: nothing else, so not of paths or batches.
@@ -88,7 +96,8 @@ class Cached:
         cuts = [keys[n : n + self._chunk_size] for n in range(0, len(keys), self._chunk_size)]
         chunks = [chunk for cut in cuts if (chunk := [key for key in cut if key not in held])]
         if self._replay and chunks:
-            raise self._absent(requests[places[chunks[0][0]][0]], sum(map(len, chunks)))
+            first = places[chunks[0][0]][0]
+            raise Absent(self._absent(requests[first], sum(map(len, chunks))), first)
         asked = [[requests[places[key][0]] for key in chunk] for chunk in chunks]
         for number, responses in self._ask(asked):
             found = dict(zip(chunks[number], responses, strict=True))
@@ -147,9 +156,9 @@ class Cached:
             places.setdefault(key, []).append(i)
         return places, materials, unread
 
-    def _absent(self, request: Request, count: int) -> UserError:
+    def _absent(self, request: Request, count: int) -> str:
         images = ", ".join(p for image in request.images for p in _paths(image))
-        return UserError(
+        return (
             f"{self._cache.path}: {count} responses are not in the bundle; the first is "
             f"{self._declared.get('model', 'the model')}'s to {request.prompt[-200:]!r}"
             f"{' about ' + images if images else ''}. Replay with the options of the run that was "

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from imagescope.config import ModelConfig
 from imagescope.engines.base import Request, Response
-from imagescope.engines.cached import Cached
+from imagescope.engines.cached import Absent, Cached
+from imagescope.errors import UserError
 from imagescope.progress import log, track
 
 
@@ -41,14 +42,23 @@ class Role:
     steps: dict[str, Step] = field(default_factory=dict)
 
     def ask(
-        self, requests: Sequence[Request], label: str, wanted: int | None = None
+        self,
+        requests: Sequence[Request],
+        label: str,
+        about: Sequence[str],
+        wanted: int | None = None,
     ) -> list[Response]:
         """All responses, in order. A request's max_tokens is cut to the role's.
 
+        about: for each request the query or image it belongs to, for messages.
         wanted: how many questions these requests stand for, where the caller dropped duplicates.
+        Raises UserError, naming step and query, where a replay lacks a response.
         """
         start, before, full = time.monotonic(), replace(self.engine.stats), self._decoded(requests)
-        found = dict(track(self.engine.generate(full), len(full), label))
+        try:
+            found = dict(track(self.engine.generate(full), len(full), label))
+        except Absent as error:
+            raise UserError(f"{label}, {about[error.index]}: {error}") from None
         after, step = self.engine.stats, self.steps.setdefault(label.split(",")[0], Step())
         more = (wanted or len(full)) - len(full)
         step.wanted += after.wanted - before.wanted + more

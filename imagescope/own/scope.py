@@ -265,7 +265,7 @@ class ImageScope:
             return self.manifest.pictures[name].caption
         request = Request(self._prompts.caption, (Picture(str(path)),))
         with self._role("captioner") as captioner:
-            (response,) = captioner.ask([request], "reference")
+            (response,) = captioner.ask([request], "reference", ["the reference"])
         if response.error:
             raise UserError(f"reference picture: {response.error}")
         return response.text.strip()

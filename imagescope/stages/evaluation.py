@@ -40,7 +40,8 @@ def evaluate(
             pair = Pair(str(left) if left else None, str(files[candidate]))
             text = fill(prompt, INSTRUCTION=query.instruction.lower().strip(" ."))
             requests.append(Request(text, (pair,), max_tokens=LONGEST))
-        responses = evaluator.ask(requests, f"evaluation, rank {rank + 1}")
+        about = [str(queries[i]) for i in open_queries]
+        responses = evaluator.ask(requests, f"evaluation, rank {rank + 1}", about)
         undecided = []
         for i, response in zip(open_queries, responses, strict=True):
             accepted = accepts(response.text) and not response.error

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK = 8192  # gallery rows of one product
-CHUNK = 1024  # queries of one product
+CHUNK = 512  # queries of one product
 # Matrix libraries round differently for very small shapes (MKL: under 16 columns or 8 rows), but a
 # query's scores must not depend on the queries beside it. Zeros fill shapes up to multiples.
 ROWS, COLUMNS = 128, 16
@@ -197,31 +197,33 @@ class _Chunk:
         self._keep(scores, start)
 
     def _keep(self, scores: Tensor, start: int) -> None:
-        """Merges the scores above the floor into the best. Later rows lose ties: > is exact.
-
-        The first block goes in parts that double, so that a floor stands early.
-        """
+        """Merges a block into the best: all of the first one, so that a floor stands; then only
+        what is above the floor. Later rows lose ties: > is exact."""
         import torch
 
-        first = 0
-        while first < len(scores):
-            last = first + max(start + first, 2 * self._k)
-            part = scores[first:last]
-            hits = (part > self._floor).view(-1).nonzero().squeeze(1)
-            if len(hits):
-                columns, order = (hits % part.shape[1]).int().sort(stable=True)
-                hits, columns = hits[order], columns.long()
-                rows = hits // part.shape[1] + (start + first)
-                counts = columns.bincount(minlength=part.shape[1])
-                place = torch.arange(self._k, self._k + len(hits), device=hits.device)
-                place -= (counts.cumsum(0) - counts)[columns]
-                merged = hits.new_full((len(counts), self._k + int(counts.max())), NONE)
-                merged[:, : self._k] = self._best
-                merged[columns, place] = _key(part.view(-1)[hits], rows)
-                self._best = merged.topk(self._k, dim=1, sorted=False).values
-                floor = _score(self._best.amin(1))
-                self._floor[: len(self._queries)] = floor[: len(self._queries)]
-            first = last
+        if start == 0:
+            rows = torch.arange(len(scores), device=scores.device)
+            merged = torch.cat((self._best, _key(scores.T.contiguous(), rows)), 1)
+        else:
+            width = scores.shape[1]
+            hits = (scores > self._floor).view(-1).nonzero().squeeze(1)
+            if not len(hits):
+                return
+            columns, order = (hits % width).int().sort(stable=True)
+            columns, hits = columns.long(), hits.gather(0, order)
+            counts = columns.bincount(minlength=width)
+            widest = self._k + int(counts.max())
+            # each hit's place in its query's line, behind the k best so far
+            ends = counts.cumsum(0)
+            place = torch.arange(len(hits), device=hits.device) + self._k
+            place += columns * widest - (ends - counts).gather(0, columns)
+            merged = hits.new_full((width, widest), NONE)
+            merged[:, : self._k] = self._best
+            keys = _key(scores.take(hits), hits // width + start)
+            merged.view(-1).scatter_(0, place, keys)
+        self._best = merged.topk(self._k, dim=1, sorted=False).values
+        count = len(self._queries)
+        self._floor[:count] = _score(self._best[:count].amin(1))
 
     def _rank(self, line: int, scores: Tensor, start: int) -> None:
         """Counts the images that stand above each query's target: more, or as much and earlier."""
@@ -250,21 +252,22 @@ class _Chunk:
 
     def rankings(self) -> list[Ranking]:
         """What the pass came to, best first."""
+        import torch
+
         keys = self._best[: len(self._queries)].sort(dim=1, descending=True).values.cpu()
+        scores = _score(keys)
+        met = (scores > -torch.inf).sum(1).tolist()  # fewer than k where the pool is smaller
+        rows = (0xFFFFFFFF - (keys & 0xFFFFFFFF)).tolist()
         above, names = self._above.T.tolist(), self._names
-        result = []
-        for column, row in enumerate(keys):
-            row = row[row != NONE]
-            places = (0xFFFFFFFF - (row & 0xFFFFFFFF)).tolist()
-            result.append(
-                Ranking(
-                    names=tuple([names[place] for place in places]),
-                    scores=tuple(_score(row).tolist()),
-                    ranks=dict(zip(self._targets[column], above[column], strict=False)),
-                    pool=self._pool[column],
-                )
+        return [
+            Ranking(
+                names=tuple([names[row] for row in rows[column][:count]]),
+                scores=tuple(line[:count]),
+                ranks=dict(zip(self._targets[column], above[column], strict=False)),
+                pool=self._pool[column],
             )
-        return result
+            for column, (count, line) in enumerate(zip(met, scores.tolist(), strict=True))
+        ]
 
 
 def _within(pairs: Array, start: int, scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ def synthesise(
             if query.verbatim:
                 done[i] = Synthesis("", (), (query.instruction,))
             elif previous is not None:
-                asked.append((i, *[done[previous].descriptions[0]] * 2))
+                asked.append((i, done[previous].descriptions[0], done[previous].descriptions[0]))
             elif caption := captions.get(query.reference or "", ""):
                 asked.append((i, caption, caption))
             else:
@@ -59,7 +59,9 @@ def synthesise(
         turn = queries[wave[0]].turn
         label = f"synthesis, round {turn}" if turn else "synthesis"
         for (i, reference, fallback), response in zip(
-            asked, reasoner.ask(requests, label), strict=True
+            asked,
+            reasoner.ask(requests, label, [str(queries[i]) for i, _, _ in asked]),
+            strict=True,
         ):
             query = queries[i]
             edits, descriptions, how = parse_synthesis(response.text, query.instruction, fallback)
@@ -88,7 +90,8 @@ def ask_questions(
         for i in places
     ]
     result = list(syntheses)
-    for i, response in zip(places, reasoner.ask(requests, "questions"), strict=True):
+    about = [str(queries[i]) for i in places]
+    for i, response in zip(places, reasoner.ask(requests, "questions", about), strict=True):
         questions, how = parse_questions(response.text)
         if response.error:
             how = f"fallback: {response.error}"

@@ -28,8 +28,8 @@ def verify(
     without a valid question. Requests are ordered by image, so that those which share one meet in
     the model's prefix cache; the same (image, question) is asked once by the cache around it.
     """
-    wanted = {
-        (name, question.text)
+    wanted = {  # (image, question) -> a query that wants it
+        (name, question.text): str(query)
         for query, synthesis, ranking in zip(queries, syntheses, rankings, strict=True)
         for name in ranking.names[:top_k]
         for question in synthesis.questions
@@ -47,7 +47,9 @@ def verify(
         )
         for name, question in pairs
     ]
-    responses = dict(zip(pairs, verifier.ask(requests, "verification", wanted=total), strict=True))
+    about = [wanted[pair] for pair in pairs]
+    answered = verifier.ask(requests, "verification", about, wanted=total)
+    responses = dict(zip(pairs, answered, strict=True))
     results: list[tuple[Verification | None, Ranking]] = []
     for synthesis, ranking in zip(syntheses, rankings, strict=True):
         head, questions = ranking.names[:top_k], synthesis.questions
