@@ -59,7 +59,7 @@ def test_fashioniq_with_missing_images(tmp_path: Path) -> None:
     benchmark = datasets.load("FashionIQ-dress", tmp_path, "val")
     assert benchmark.missing == {"B000", "B003"}
     assert [q.reference for q in benchmark.queries] == [None, "B001", "B002"]
-    assert benchmark.incomplete == {("0", 0): "reference", ("2", 0): "target"}
+    assert benchmark.incomplete == {("0", 0): ("reference",), ("2", 0): ("target",)}
     assert benchmark.describe()["missing"] == {
         "images": 2,
         "queries without target": 1,

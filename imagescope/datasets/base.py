@@ -60,7 +60,7 @@ class Benchmark:
     """A benchmark's split, ready to run.
 
     missing: images of the gallery, and references, without a file. incomplete: keys of the queries
-    whose target is missing (a miss) or whose reference is (it runs on the instruction alone).
+    whose "target" is missing (a miss), or "reference" (it runs on the instruction alone), or both.
     """
 
     spec: Spec
@@ -69,7 +69,7 @@ class Benchmark:
     gallery: Gallery
     options: Options = Options()
     missing: frozenset[str] = frozenset()
-    incomplete: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    incomplete: Mapping[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -105,9 +105,11 @@ class Benchmark:
             found["complete"] = {k: v for k, v in over.items() if isinstance(v, Estimate)}
         return found
 
+    def _lacking(self, what: str) -> int:
+        return sum(what in self.incomplete.get(query.key, ()) for query in self.queries)
+
     def describe(self) -> dict[str, Any]:
         """Counts, for the manifest."""
-        costs = list(self.incomplete.values())
         return {
             "name": self.name,
             "split": self.split,
@@ -115,8 +117,8 @@ class Benchmark:
             "gallery": len(self.gallery.names),
             "missing": {
                 "images": len(self.missing),
-                "queries without target": costs.count("target"),
-                "queries without reference": costs.count("reference"),
+                "queries without target": self._lacking("target"),
+                "queries without reference": self._lacking("reference"),
             },
         }
 
@@ -124,10 +126,9 @@ class Benchmark:
         """One line for the log."""
         line = f"{len(self.queries):,} queries, gallery of {len(self.gallery.names):,} images"
         if self.missing:
-            costs = list(self.incomplete.values())
             line += (
-                f"; {len(self.missing):,} images missing: {costs.count('target'):,} queries "
-                f"cannot be answered, {costs.count('reference'):,} run without their reference"
+                f"; {len(self.missing):,} images missing: {self._lacking('target'):,} queries "
+                f"cannot be answered, {self._lacking('reference'):,} run without their reference"
             )
         return line
 
@@ -290,13 +291,15 @@ def without_missing(benchmark: Benchmark) -> Benchmark:
     missing = find_missing(files)
     if not missing or len(missing) == len(files):
         return replace(benchmark, missing=missing)
-    incomplete: dict[tuple[str, int], str] = {}
+    incomplete: dict[tuple[str, int], tuple[str, ...]] = {}
     queries = []
     for query in benchmark.queries:
-        if query.reference in missing:
-            incomplete[query.key] = "reference"
-            query = replace(query, reference=None)
-        if query.targets and query.targets[0] in missing:
-            incomplete[query.key] = "target"
-        queries.append(query)
+        lacks = {
+            "reference": query.reference,
+            "target": query.targets[0] if query.targets else None,
+        }
+        lost = tuple(role for role, name in lacks.items() if name in missing)
+        if lost:
+            incomplete[query.key] = lost
+        queries.append(replace(query, reference=None) if "reference" in lost else query)
     return replace(benchmark, queries=tuple(queries), missing=missing, incomplete=incomplete)
