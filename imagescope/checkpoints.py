@@ -11,6 +11,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def fingerprint(model: str, revision: str | None = None) -> dict[str, str]:
             seen[name] = [*stamp, content]
         digest.update(f"{name}\0{content}\n".encode())
     if seen and seen != known:
-        _remember(folder, seen)
+        remember(_hash_file(folder), seen)
     return {"sha256": digest.hexdigest()}
 
 
@@ -87,10 +88,14 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
+def user_cache() -> Path:
+    """Where this user's programs keep what can be found out again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imagescope"
+
+
 def _hash_file(folder: Path) -> Path:
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    return root / "imagescope" / "checkpoints" / f"{name}.json"
+    return user_cache() / "checkpoints" / f"{name}.json"
 
 
 def _remembered(folder: Path) -> dict[str, list[Any]]:
@@ -101,15 +106,13 @@ def _remembered(folder: Path) -> dict[str, list[Any]]:
     return found if isinstance(found, dict) else {}
 
 
-def _remember(folder: Path, hashes: dict[str, list[Any]]) -> None:
-    path = _hash_file(folder)
-    try:
+def remember(path: Path, value: Any) -> None:
+    """Writes JSON; where that is not possible, the next run finds it out again."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(hashes))
+        temporary.write_text(json.dumps(value))
         os.replace(temporary, path)
-    except OSError:
-        pass  # no place to remember: the next run hashes again
 
 
 def problems(folder: Path) -> list[str]:

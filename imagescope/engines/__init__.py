@@ -9,6 +9,7 @@ from typing import Any
 
 from imagescope.config import EngineName, ModelConfig
 from imagescope.engines.base import Engine, Request, Response
+from imagescope.engines.device import visible_gpus, vllm_works
 from imagescope.errors import UserError
 
 __all__ = ["Lazy", "choose", "open_engine"]
@@ -57,11 +58,12 @@ class Lazy:
 
 
 def choose(config: ModelConfig, engine: EngineName = "auto") -> str:
-    """The engine a role runs in: its own wish, else the run's; auto: vLLM where it is installed,
-    else transformers. Raises UserError where the wished one is not installed."""
+    """The engine a role runs in: its own wish, else the run's; auto: an endpoint where one is
+    given, else vLLM where it is installed and works, else transformers. Raises UserError where
+    the wished one is not installed."""
     wish = config.engine or engine
     if wish == "auto":
-        return "openai" if config.base_url else "vllm" if find_spec("vllm") else "transformers"
+        return "openai" if config.base_url else "vllm" if vllm_works() else "transformers"
     if find_spec(wish) is None:
         raise UserError(f"engine {wish}: not installed here (pip install 'imagescope[{wish}]')")
     return wish
@@ -73,10 +75,23 @@ def open_engine(
     """The engine for a role's configuration; nothing is loaded or looked up yet.
 
     ray_address: of a running Ray cluster to join ("auto": the one this machine is part of). With
-    several GPUs, or a cluster, the model runs once on each.
+    several GPUs, or a cluster, the model runs once on each (or on tensor_parallel_size of them).
     """
 
     def make() -> Engine:
+        kind = choose(config, engine)
+        if kind == "openai":
+            from imagescope.engines.openai import OpenAI
+
+            return OpenAI(config)
+        if ray_address or len(visible_gpus()) >= 2 * config.tensor_parallel_size:
+            from imagescope.engines.distributed import Distributed
+
+            return Distributed(kind, config, address=ray_address)
+        if kind == "vllm" or visible_gpus():
+            from imagescope.engines.child import Child
+
+            return Child(kind, config)
         from imagescope.engines.transformers import Transformers
 
         return Transformers(config)

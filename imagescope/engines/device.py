@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from imagescope.checkpoints import read_config
+from imagescope.checkpoints import fingerprint, read_config, remember, user_cache
 from imagescope.config import ModelConfig
+
+PROBE = (
+    "from vllm import LLM; from vllm.platforms import current_platform as here; "
+    "raise SystemExit(not here.device_type)"
+)
+
+
+def vllm_works() -> bool:
+    """Whether vLLM is installed, imports, and knows a device here. Found by trying, in a process
+    of its own, once for an installation: the answer is remembered in the user's cache."""
+    spec = find_spec("vllm")
+    if spec is None or not spec.origin:
+        return False
+    installed = [spec.origin, os.stat(spec.origin).st_mtime_ns, bool(visible_gpus())]
+    memory = user_cache() / "vllm.json"
+    try:
+        known = json.loads(memory.read_text())
+        if known["installed"] == installed:
+            return bool(known["works"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    tried = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, check=False)
+    remember(memory, {"installed": installed, "works": tried.returncode == 0})
+    return tried.returncode == 0
 
 
 @lru_cache(maxsize=1)
@@ -35,12 +63,12 @@ def visible_gpus() -> list[str]:
     return named[: named.index("-1")] if "-1" in named else named
 
 
-def resolve_dtype(config: ModelConfig) -> str:
+def resolve_dtype(config: ModelConfig, on_gpu: bool | None = None) -> str:
     """The dtype a model runs in: what is asked for; 'auto' is the checkpoint's own on a GPU and
-    float32 on the CPU, where batches must not change answers."""
+    float32 on the CPU, where batches must not change answers. on_gpu: None: as this machine is."""
     if config.dtype != "auto":
         return config.dtype
-    if not visible_gpus():
+    if not (bool(visible_gpus()) if on_gpu is None else on_gpu):
         return "float32"
     found = read_config(config.model, config.revision)
     text: dict[str, Any] = found.get("text_config") or found.get("llm_config") or {}
@@ -50,14 +78,12 @@ def resolve_dtype(config: ModelConfig) -> str:
     return "bfloat16"
 
 
-def identity(kind: str, config: ModelConfig) -> dict[str, Any]:
+def identity(kind: str, config: ModelConfig, on_gpu: bool | None = None) -> dict[str, Any]:
     """Everything about a local model that determines its answers, JSON-able."""
-    from imagescope.checkpoints import fingerprint
-
     return {
         "engine": kind,
         **fingerprint(config.model, config.revision),
-        "dtype": resolve_dtype(config),
+        "dtype": resolve_dtype(config, on_gpu),
         "quantization": config.quantization,
         "template": config.template,
         "max_model_len": config.max_model_len,

@@ -1,0 +1,220 @@
+"""The vLLM engine. It does not give memory back while its process lives: see child.py."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from imagescope.checkpoints import fetch, read_config
+from imagescope.config import ModelConfig
+from imagescope.engines import device
+from imagescope.engines.base import Pair, Picture, Request, Response
+from imagescope.engines.images import UnreadableImage, prepare
+from imagescope.engines.text import neutral, neutraliser, shares, variants, wrap
+from imagescope.errors import UserError
+
+log = logging.getLogger("imagescope")
+DECODERS = 4  # threads that read images
+
+
+class VLLM:
+    """See engines/base.py. On a GPU in the checkpoint's own dtype, on a CPU in float32."""
+
+    def __init__(self, config: ModelConfig):
+        self.config = config
+        self.loads, self.load_seconds = 0, 0.0
+        self._llm: Any = None
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        return device.identity("vllm", self.config)
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
+        """All requests together: vLLM batches them itself. A request it refuses gets a response
+        with the error; the others are answered."""
+        if not requests:
+            return
+        self._load()
+        wanted = {image for request in requests for image in request.images}
+        with ThreadPoolExecutor(DECODERS, "decode") as pool:
+            pixels = dict(zip(wanted, pool.map(_prepare, wanted), strict=True))
+        readable = []
+        for i, request in enumerate(requests):
+            unread = [p for image in request.images if isinstance(p := pixels[image], str)]
+            if unread:
+                yield i, Response("", finish="error", error=unread[0])
+            else:
+                readable.append((i, request))
+        yield from self._answer(readable, pixels)
+
+    def close(self) -> None:
+        self._llm = None
+        gc.collect()
+
+    def _load(self) -> None:
+        if self._llm is not None:
+            return
+        start, config = time.monotonic(), self.config
+        folder, on_gpu = fetch(config.model, config.revision), bool(device.visible_gpus())
+        _quiet(on_gpu, config.tensor_parallel_size)
+        try:
+            import vllm.exceptions
+        except Exception as error:
+            raise UserError(
+                f"vLLM is installed but does not import ({error}); --engine transformers does "
+                "without it"
+            ) from error
+        described = read_config(config.model, config.revision)
+        options: dict[str, Any] = {
+            "quantization": config.quantization,
+            "max_model_len": _context(config.max_model_len, described),
+            "max_num_seqs": config.max_num_seqs,
+            "tensor_parallel_size": config.tensor_parallel_size,
+            "gpu_memory_utilization": config.gpu_memory_utilization if on_gpu else None,
+        }
+        if config.tensor_parallel_size > 1:
+            options["distributed_executor_backend"] = "mp"  # its processes, also inside Ray's
+        self._sees = "vision_config" in described
+        if self._sees:
+            options["limit_mm_per_prompt"] = {"image": 1}
+        try:
+            self._llm = vllm.LLM(
+                folder,
+                dtype=device.resolve_dtype(config),
+                enforce_eager=config.enforce_eager or not on_gpu,
+                trust_remote_code=config.trust_remote_code,
+                seed=0,
+                **{name: value for name, value in options.items() if value is not None},
+            )
+        except Exception as error:  # vLLM raises many kinds; all are about checkpoint or settings
+            why = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"vLLM cannot load {config.model}: {why[:500]}") from error
+        self._refusals = (ValueError, vllm.exceptions.VLLMClientError)
+        self._tokenizer = self._llm.get_tokenizer()
+        self._control = neutraliser(self._tokenizer)
+        if config.template is None and not (
+            getattr(self._tokenizer, "chat_template", None)
+            or any(
+                Path(folder, name).exists()
+                for name in ("chat_template.jinja", "chat_template.json")
+            )
+        ):
+            raise UserError(f"{config.model} has no chat template: give its role a `template`")
+        self.loads += 1
+        self.load_seconds += time.monotonic() - start
+
+    def _answer(
+        self, batch: list[tuple[int, Request]], pixels: dict[Picture | Pair, Any]
+    ) -> Iterator[tuple[int, Response]]:
+        """The responses; halves the batch where vLLM refuses it, down to the request it means."""
+        if not batch:
+            return
+        requests = [request for _, request in batch]
+        try:
+            for _, request in batch:
+                if request.images and not self._sees:
+                    raise ValueError(f"{self.config.model} takes no images")
+            parameters = [self._parameters(request) for request in requests]
+            if self.config.template is None:
+                outputs = self._llm.chat(
+                    [self._messages(request, pixels) for request in requests],
+                    parameters,
+                    use_tqdm=False,
+                )
+            else:
+                prompts = [self._prompt(self.config.template, r, pixels) for r in requests]
+                outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
+        except self._refusals as error:
+            if len(batch) > 1:
+                half = len(batch) // 2
+                yield from self._answer(batch[:half], pixels)
+                yield from self._answer(batch[half:], pixels)
+                return
+            why = str(error).strip().splitlines() or [type(error).__name__]
+            log.warning("%s: a request was refused: %s", self.config.model, why[0])
+            yield batch[0][0], Response("", finish="error", error=why[0])
+            return
+        for (i, request), output in zip(batch, outputs, strict=True):
+            yield i, self._response(request, output)
+
+    def _messages(self, request: Request, pixels: dict[Picture | Pair, Any]) -> list[dict]:
+        prompt = neutral(request.prompt, self._control)
+        content: Any = prompt
+        if request.images:
+            content = [{"type": "image_pil", "image_pil": pixels[i]} for i in request.images]
+            content.append({"type": "text", "text": prompt})
+        return [{"role": "user", "content": content}]
+
+    def _prompt(
+        self, template: str, request: Request, pixels: dict[Picture | Pair, Any]
+    ) -> dict[str, Any]:
+        text = wrap(template, neutral(request.prompt, self._control))
+        images = [pixels[image] for image in request.images]
+        return {"prompt": text} | ({"multi_modal_data": {"image": images}} if images else {})
+
+    def _parameters(self, request: Request) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        choices = variants(request.choices, self._tokenizer)
+        schema = None
+        if request.schema is not None:
+            # without this a weak model can fill its budget with blanks
+            schema = StructuredOutputsParams(json=request.schema, disable_any_whitespace=True)
+        return SamplingParams(
+            temperature=0,
+            max_tokens=request.max_tokens,
+            repetition_penalty=request.repetition_penalty,
+            stop=list(request.stop),
+            logprob_token_ids=[i for ids in choices for i in ids] or None,
+            structured_outputs=schema,
+        )
+
+    def _response(self, request: Request, output: Any) -> Response:
+        first = output.outputs[0]
+        chosen: tuple[float, ...] = ()
+        if request.choices:
+            found = {i: math.exp(entry.logprob) for i, entry in first.logprobs[0].items()}
+            chosen = shares(found, variants(request.choices, self._tokenizer))
+        return Response(
+            first.text,
+            len(output.prompt_token_ids or ()),
+            len(first.token_ids),
+            "length" if first.finish_reason == "length" else "stop",
+            chosen,
+        )
+
+
+def _prepare(image: Picture | Pair) -> Any:
+    """The pixels, or why there are none."""
+    try:
+        return prepare(image)
+    except UnreadableImage as error:
+        return str(error)
+
+
+def _context(wanted: int | None, described: dict[str, Any]) -> int | None:
+    """The context to ask for: vLLM refuses more than the checkpoint knows positions for."""
+    text = described.get("text_config") or described.get("llm_config") or described
+    known = text.get("max_position_embeddings")
+    stretched = "factor" in (text.get("rope_scaling") or text.get("rope_parameters") or {})
+    return wanted if wanted is None or not known or stretched else min(wanted, known)
+
+
+def _quiet(on_gpu: bool, tensor_parallel_size: int) -> None:
+    """vLLM's settings by environment, where the user has not set them; before it is imported."""
+    settings = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    if not on_gpu:
+        settings["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB
+    if tensor_parallel_size == 1:
+        settings["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process, which ends as a whole
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
