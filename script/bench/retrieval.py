@@ -1,0 +1,226 @@
+"""Stage 1 at CIRCO's size: ours against the paper's way and against the bare matrix product.
+
+The paper's way, written here as FIDELITY's sections 2 and 5 describe it: two products for every
+description, a full sort of every query's scores, and the first 15,000 names of each as a Python
+list, in which the target is looked up. Ours is `retrieve`, from embeddings on disk to rankings,
+with the fused matrix made on the way. The bare product is q @ F.T, with F there already; the
+libraries' faster order of the same product (F @ q.T), and faiss where it is installed, are shown
+beside it. Vectors are random; all ways take turns within each repeat.
+
+    python script/bench/retrieval.py --json retrieval.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from imagescope.records import Query, Ranking
+from imagescope.stages.retrieval import retrieve
+from imagescope.vectors import GalleryVectors
+
+KEPT_BY_PAPER = 15_000
+FLOAT_TIE = 1e-6  # of scores below 1 in float32
+
+
+def make(folder: Path, images: int, dimension: int, queries: int, descriptions: int) -> None:
+    """Random unit vectors: the gallery's pictures and captions, and the descriptions."""
+    torch.manual_seed(0)
+    for name, shape in (
+        ("images", (images, dimension)),
+        ("captions", (images, dimension)),
+        ("descriptions", (queries, descriptions, dimension)),
+    ):
+        rows = torch.nn.functional.normalize(torch.randn(shape), dim=-1)
+        np.save(folder / f"{name}.npy", rows.numpy())
+
+
+class Problem:
+    """The inputs, mapped from disk and read once, so that they are in memory for everyone."""
+
+    def __init__(self, folder: Path, tau: float, keep: int, device: str):
+        self.tau, self.keep, self.device = tau, keep, device
+        images, captions = (
+            np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("images", "captions")
+        )
+        self.descriptions = np.load(folder / "descriptions.npy")
+        count = len(images)
+        self.names = [f"{n:012d}.jpg" for n in range(count)]
+        ok = np.ones(count, bool)
+        self.vectors = GalleryVectors(tuple(self.names), images, captions, ok)
+        asked = len(self.descriptions)
+        self.targets = [self.names[n * count // asked] for n in range(asked)]
+        self.queries = [Query(str(i), "", targets=(t,)) for i, t in enumerate(self.targets)]
+        float(images.sum(dtype=np.float64) + captions.sum(dtype=np.float64))
+        len(self.vectors.index)  # made once a run, as the names are
+
+    def paper(self) -> tuple[list[list[str]], list[int | None]]:
+        """Every query's first 15,000 names, and where the target stands among them."""
+        v, c = torch.from_numpy(self.vectors.images), torch.from_numpy(self.vectors.captions)
+        q, m, d = self.descriptions.shape
+        t = torch.from_numpy(self.descriptions).reshape(q * m, d)
+        scores = ((1 - self.tau) * (t @ v.T) + self.tau * (t @ c.T)).reshape(q, m, -1).mean(1)
+        order = torch.argsort(scores, dim=1, descending=True)
+        ranked = [[self.names[i] for i in row[:KEPT_BY_PAPER].tolist()] for row in order]
+        ranks = [r.index(t) if t in r else None for r, t in zip(ranked, self.targets, strict=True)]
+        return ranked, ranks
+
+    def ours(self) -> list[Ranking]:
+        texts = self.descriptions.mean(1)
+        return retrieve(
+            self.queries, texts, self.vectors, tau=self.tau, keep=self.keep, device=self.device
+        )
+
+
+def products(problem: Problem) -> dict[str, Callable[[], Any]]:
+    """The bare product of one vector a query with the fused matrix, both given."""
+    images, captions = problem.vectors.images, problem.vectors.captions
+    fused = torch.lerp(torch.tensor(images), torch.tensor(captions), problem.tau)
+    texts = torch.from_numpy(problem.descriptions.mean(1))
+    fused, texts = fused.to(problem.device), texts.to(problem.device)
+
+    def finished(found: torch.Tensor) -> None:
+        if found.is_cuda:
+            torch.cuda.synchronize()
+
+    ways: dict[str, Callable[[], Any]] = {
+        "q @ F.T": lambda: finished(texts @ fused.T),
+        "F @ q.T": lambda: finished(fused @ texts.T),
+    }
+    if find_spec("faiss") and problem.device == "cpu":
+        import faiss
+
+        index = faiss.IndexFlatIP(fused.shape[1])
+        index.add(fused.numpy())
+        ways["faiss, top 100"] = lambda: index.search(texts.numpy(), 100)
+    return ways
+
+
+def clock(way: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    way()
+    return time.perf_counter() - start
+
+
+def same(problem: Problem, ranked: list[list[str]], rankings: list[Ranking]) -> dict[str, float]:
+    """Share of queries with the same 100 best: but for float ties, and name by name."""
+    alike = identical = 0
+    images, captions = problem.vectors.images, problem.vectors.captions
+    for paper, ours, t in zip(ranked, rankings, problem.descriptions, strict=True):
+        head, mine = paper[:100], list(ours.names[:100])
+        identical += head == mine
+        rows = [problem.vectors.index[name] for name in (*head, *mine)]
+        fused = (1 - problem.tau) * images[rows].astype(float) + problem.tau * captions[rows]
+        exact = fused @ t.astype(float).mean(0)
+        # the same scores at every rank: names may differ only where scores tie
+        alike += bool(np.abs(exact[: len(head)] - exact[len(head) :]).max() < FLOAT_TIE)
+    return {"same_top100": alike / len(ranked), "identical_top100": identical / len(ranked)}
+
+
+def status(field: str) -> int:
+    """A size from the kernel's account of this process, bytes (VmRSS: now; VmHWM: its peak)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"no {field} in /proc/self/status")
+
+
+def peak(folder: Path, way: str, tau: float, keep: int, device: str) -> int:
+    """Bytes above the inputs that one way needs at most, in a process of its own."""
+    line = [sys.executable, __file__, "--measure", way, "--folder", str(folder)]
+    line += ["--tau", str(tau), "--keep", str(keep), "--device", device]
+    return int(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=123_403, help="gallery size (CIRCO's)")
+    parser.add_argument("--dimension", type=int, default=768)
+    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--descriptions", type=int, default=3, help="of each query")
+    parser.add_argument("--tau", type=float, default=0.15)
+    parser.add_argument("--keep", type=int, default=1000, help="names that ours keeps of a ranking")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--measure", choices=("paper", "ours"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+
+    if args.measure:  # a child that peak() started
+        problem = Problem(args.folder, args.tau, args.keep, args.device)
+        torch.ones(64, 64) @ torch.ones(64, 64)  # the library's own memory is nobody's
+        before = status("VmRSS")
+        getattr(problem, args.measure)()
+        print(status("VmHWM") - before)
+        return
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make(folder, args.images, args.dimension, args.queries, args.descriptions)
+        problem = Problem(folder, args.tau, args.keep, args.device)
+        ways = {"the paper's way": problem.paper, "ours": problem.ours} | products(problem)
+        agreement = same(problem, problem.paper()[0], problem.ours())
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(args.repeats):
+            for way, call in ways.items():
+                seconds[way].append(clock(call))
+        peaks = {
+            label: peak(folder, way, args.tau, args.keep, args.device)
+            for label, way in (("the paper's way", "paper"), ("ours", "ours"))
+        }
+    medians = {way: median(times) for way, times in seconds.items()}
+    ours = medians["ours"]
+    figures = {
+        "images": args.images,
+        "dimension": args.dimension,
+        "queries": args.queries,
+        "descriptions": args.descriptions,
+        "keep": args.keep,
+        "device": args.device,
+        "threads": torch.get_num_threads(),
+        "repeats": args.repeats,
+        "seconds": medians,
+        "peak_bytes": peaks,
+        "ratio_to_paper": medians["the paper's way"] / ours,
+        "ratio_to_matmul": medians["q @ F.T"] / ours,
+        "ratio_to_fastest_matmul": min(medians["q @ F.T"], medians["F @ q.T"]) / ours,
+        "peak_memory_ratio": peaks["ours"] / peaks["the paper's way"],
+        **agreement,
+    }
+    table = Table("", "seconds", "times ours", "peak above the inputs")
+    for way, value in medians.items():
+        memory = f"{peaks[way] / 2**20:,.0f} MiB" if way in peaks else ""
+        table.add_row(way, f"{value:.3f}", f"{value / ours:.2f}", memory)
+    title = f"{args.images:,} x {args.dimension}, {args.queries} queries of {args.descriptions}"
+    table.title = f"{title}; medians of {args.repeats}"
+    console = Console()
+    console.print(table)
+    console.print(
+        f"same 100 best, but for float ties: {agreement['same_top100']:.1%} of queries "
+        f"(name by name: {agreement['identical_top100']:.1%})"
+    )
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
