@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import overload
 
-from imagescope.config import ROLES, EngineName, ModelSet, RunConfig, load_models
+from imagescope.config import PACKAGE, ROLES, EngineName, ModelSet, RunConfig, load_models
 from imagescope.datasets.folder import sha256
 from imagescope.engines.base import Picture, Request
 from imagescope.engines.role import Role
@@ -389,14 +389,15 @@ class _State:
 def share_memory(models: ModelSet) -> ModelSet:
     """The same models, each engine with its share of one GPU's memory.
 
-    Shares go by the size of the checkpoints where they are on disk, else all alike; roles with the
-    same checkpoint have one engine and one share.
+    Shares go by the size of the checkpoints where they are folders, else all alike; roles with the
+    same checkpoint have one engine and one share, those behind an endpoint none.
     """
-    sizes = {models.role(name).model: _size(models.role(name).model) for name in ROLES}
+    here = [n for n in ROLES if not (models.role(n).base_url or models.role(n).engine == "openai")]
+    sizes = {models.role(name).model: _size(models.role(name).model) for name in here}
     known = all(sizes.values())
     total = sum(sizes.values()) if known else len(sizes)
     update = {}
-    for name in ROLES:
+    for name in here:
         role = models.role(name)
         share = SHARE * (sizes[role.model] if known else 1) / total
         update[name] = role.model_copy(update={"gpu_memory_utilization": round(share, 3)})
@@ -405,11 +406,10 @@ def share_memory(models: ModelSet) -> ModelSet:
 
 def _size(model: str) -> int:
     """Bytes of a local checkpoint's weights and of room to compute in; 0 where it is not known."""
-    from imagescope.checkpoints import locate
-
-    folder = Path(locate(model))
-    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return weights + (2 << 30) if weights else 0
+    for folder in (Path(model).expanduser(), PACKAGE.parent / model):
+        if weights := sum(path.stat().st_size for path in folder.glob("*.safetensors")):
+            return weights + (2 << 30)
+    return 0
 
 
 def _mismatch(name: str, manifest: library.Manifest, models: ModelSet) -> str:

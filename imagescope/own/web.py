@@ -1,8 +1,9 @@
 """The page: a conversation on the left, pictures on the right, better after each stage.
 
 Thumbnails travel inside the page's updates, so no address of this server names a file, but for
-references that were uploaded or chosen, which lie in a folder of their own. All model work is done by one thread, a stage at a time, so
-that several users' searches take turns and each sees first results early.
+references that were uploaded or chosen, which lie in a folder of their own. All model work is done
+by one thread, a stage at a time, so that several users' searches take turns and each sees first
+results early.
 """
 
 from __future__ import annotations
