@@ -17,9 +17,10 @@ from imagescope.errors import UserError
 
 if TYPE_CHECKING:
     from imagescope.config import EngineName
+    from imagescope.own.answers import Answer
     from imagescope.own.conversation import Conversation
     from imagescope.own.indexing import Update
-    from imagescope.own.scope import Answer, ImageScope
+    from imagescope.own.scope import ImageScope
 
 console = Console(highlight=False)
 Opt = typer.Option

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagescope.errors import UserError
-from imagescope.own.scope import STAGES, Answer, ImageScope, Result
+from imagescope.own.answers import Answer, Result
+from imagescope.own.scope import STAGES, ImageScope
 
 
 @dataclass

@@ -5,19 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import overload
 
-from imagescope.config import PACKAGE, ROLES, EngineName, ModelSet, RunConfig, load_models
+from imagescope.config import (
+    PACKAGE,
+    ROLES,
+    EngineName,
+    ModelSet,
+    RunConfig,
+    config_path,
+    load_models,
+)
 from imagescope.datasets.folder import sha256
 from imagescope.engines.base import Picture, Request
 from imagescope.engines.role import Role
 from imagescope.errors import UserError
 from imagescope.own import library
+from imagescope.own.answers import Answer, Explanation, Result, State
 from imagescope.prompts import load_prompts
-from imagescope.records import Evaluation, Query, Ranking, Synthesis, Verification
+from imagescope.records import Query, Ranking, Synthesis
 from imagescope.stages.evaluation import evaluate
 from imagescope.stages.synthesis import ask_questions, synthesise
 from imagescope.stages.verification import verify
@@ -25,83 +33,6 @@ from imagescope.vectors import Array
 
 STAGES = ("s1", "s2", "s3")
 SHARE = 0.9  # of a GPU's memory, for all roles together
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A question that was put to a picture. answer: None where it could not be read; yes: P(yes),
-    NaN where the engine gives none."""
-
-    question: str
-    expected: bool
-    answer: bool | None
-    yes: float
-
-    @property
-    def passed(self) -> bool:
-        return self.answer is self.expected
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Why a picture stands where it stands.
-
-    first_rank: stage 1's rank, from 1.  checks: stage 2's questions; empty if it was not asked.
-    accepted, words: stage 3's decision and the evaluator's text; None and "" if it was not asked.
-    """
-
-    caption: str
-    first_rank: int
-    checks: tuple[Check, ...] = ()
-    accepted: bool | None = None
-    words: str = ""
-
-    @property
-    def passed(self) -> int:
-        return sum(check.passed for check in self.checks)
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A picture that was found. rank: from 1.  score: stage 1's similarity, in [-1, 1]."""
-
-    rank: int
-    name: str
-    path: Path
-    thumbnail: Path
-    score: float
-    explanation: Explanation
-
-
-@dataclass(frozen=True)
-class Answer(Sequence[Result]):
-    """The best pictures after a stage ('s1', 's2' or 's3'; 's0' is the first look, before any), and
-    what the query was taken to mean.
-
-    seconds: from the question to this answer.  carried: the description that a dialogue's next
-    line refines.
-    """
-
-    text: str
-    reference: Path | None
-    stage: str
-    results: tuple[Result, ...]
-    synthesis: Synthesis
-    seconds: float
-
-    @property
-    def carried(self) -> str:
-        return self.synthesis.descriptions[-1]
-
-    @overload
-    def __getitem__(self, index: int) -> Result: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Result]: ...
-    def __getitem__(self, index: int | slice) -> Result | Sequence[Result]:
-        return self.results[index]
-
-    def __len__(self) -> int:
-        return len(self.results)
 
 
 class ImageScope:
@@ -130,16 +61,16 @@ class ImageScope:
         self._rows = {n: row for row, n in enumerate(self.names)}
         self._vectors = library.read_vectors(name, manifest)
         self._prompts = load_prompts(self.config.prompts, "folder")
-        self._open = ExitStack()
-        cache = self._open.enter_context(Cache.open(cache_path(self.config)))
-        self._models = Models(self.config, cache)
-        self._open.callback(self._models.close)
-        self._encoder = open_encoder(self.config.models.encoder)
-        self._open.callback(self._encoder.close)
-        if self._encoder.identity != manifest.encoder:
-            self.close()
-            raise UserError(_mismatch(name, manifest, self.config.models))
-        self._texts = CachedTexts(self._encoder, cache)
+        with ExitStack() as stack:
+            cache = stack.enter_context(Cache.open(cache_path(config)))
+            self._models = Models(config, cache)
+            stack.callback(self._models.close)
+            self._encoder = open_encoder(config.models.encoder)
+            stack.callback(self._encoder.close)
+            if self._encoder.identity != manifest.encoder:
+                raise UserError(_mismatch(name, manifest, config.models))
+            self._texts = CachedTexts(self._encoder, cache)
+            self._open = stack.pop_all()
 
     @classmethod
     def open(
@@ -212,12 +143,12 @@ class ImageScope:
             if path:
                 vector = (vector + self._image(path)) / 2
             yield self._answer(
-                _State(query, path, words, *self._rank(vector, path, keep)), "s0", top, start
+                State(query, path, words, *self._rank(vector, path, keep)), "s0", top, start
             )
         synthesis = self._synthesise(query, path, previous)
         vector = self._texts.means([synthesis.descriptions])[0]
         ranking, scores = self._rank(vector, path, keep)
-        state = _State(query, path, synthesis, ranking, scores)
+        state = State(query, path, synthesis, ranking, scores)
         yield self._answer(state, "s1", top, start)
         if len(stages) < 2:
             return
@@ -308,8 +239,9 @@ class ImageScope:
         return found
 
     def _dialogue_prompts(self) -> str:
-        """The models' own prompts have their dialogue's; `general` leaves it to `dialogue`."""
-        return "dialogue" if self.config.prompts == "general" else self.config.prompts
+        """The index' own set where it has a dialogue's, else the packaged one."""
+        own = config_path(self.config.prompts, "prompts")
+        return str(own) if (own / "VisDial").is_dir() else "dialogue"
 
     def _rank(
         self, vector: Array, path: Path | None, keep: int
@@ -342,7 +274,7 @@ class ImageScope:
         content = self.manifest.pictures[name].sha256 if name else sha256(path)
         return {n for n, entry in self.manifest.pictures.items() if entry.sha256 == content}
 
-    def _answer(self, state: _State, stage: str, top: int, start: float) -> Answer:
+    def _answer(self, state: State, stage: str, top: int, start: float) -> Answer:
         first = {name: rank for rank, name in enumerate(state.scores, 1)}
         results = []
         for rank, name in enumerate(state.ranking.names[:top], 1):
@@ -357,33 +289,6 @@ class ImageScope:
         seconds = time.monotonic() - start
         text, reference = state.query.instruction, state.reference
         return Answer(text, reference, stage, tuple(results), state.synthesis, seconds)
-
-
-@dataclass(frozen=True)
-class _State:
-    """One query on its way through the stages."""
-
-    query: Query
-    reference: Path | None
-    synthesis: Synthesis
-    ranking: Ranking
-    scores: dict[str, float]  # stage 1's, in its order
-    verification: Verification | None = None
-    evaluation: Evaluation | None = None
-
-    def checks(self, name: str) -> tuple[Check, ...]:
-        found = self.verification
-        if not found or name not in found.candidates:
-            return ()
-        i = found.candidates.index(name)
-        rows = zip(self.synthesis.questions, found.answers[i], found.yes[i], strict=True)
-        return tuple(Check(q.text, q.expected, answer, yes) for q, answer, yes in rows)
-
-    def judgement(self, name: str) -> tuple[bool | None, str]:
-        for found in self.evaluation.judgements if self.evaluation else ():
-            if found.candidate == name:
-                return found.accepted, found.text
-        return None, ""
 
 
 def share_memory(models: ModelSet) -> ModelSet:

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader
 from rich.table import Table
 from rich.text import Text
 
-from imagescope.own.scope import Answer, Check, Result
+from imagescope.own.answers import Answer, Check, Result
 
 HERE = Path(__file__).parent
 

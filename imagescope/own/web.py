@@ -24,8 +24,9 @@ from PIL import Image
 from imagescope.config import EngineName
 from imagescope.errors import UserError
 from imagescope.own import show
+from imagescope.own.answers import Answer
 from imagescope.own.conversation import Conversation
-from imagescope.own.scope import STAGES, Answer, ImageScope
+from imagescope.own.scope import STAGES, ImageScope
 
 log = logging.getLogger("imagescope")
 T = TypeVar("T")

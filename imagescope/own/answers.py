@@ -1,0 +1,114 @@
+"""What a search says: results, why they stand where they stand, and a query on its way there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+from imagescope.records import Evaluation, Query, Ranking, Synthesis, Verification
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A question that was put to a picture. answer: None where it could not be read; yes: P(yes),
+    NaN where the engine gives none."""
+
+    question: str
+    expected: bool
+    answer: bool | None
+    yes: float
+
+    @property
+    def passed(self) -> bool:
+        return self.answer is self.expected
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a picture stands where it stands.
+
+    first_rank: stage 1's rank, from 1.  checks: stage 2's questions; empty if it was not asked.
+    accepted, words: stage 3's decision and the evaluator's text; None and "" if it was not asked.
+    """
+
+    caption: str
+    first_rank: int
+    checks: tuple[Check, ...] = ()
+    accepted: bool | None = None
+    words: str = ""
+
+    @property
+    def passed(self) -> int:
+        return sum(check.passed for check in self.checks)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A picture that was found. rank: from 1.  score: stage 1's similarity, in [-1, 1]."""
+
+    rank: int
+    name: str
+    path: Path
+    thumbnail: Path
+    score: float
+    explanation: Explanation
+
+
+@dataclass(frozen=True)
+class Answer(Sequence[Result]):
+    """The best pictures after a stage ('s1', 's2' or 's3'; 's0' is the first look, before any), and
+    what the query was taken to mean.
+
+    seconds: from the question to this answer.  carried: the description that a dialogue's next
+    line refines.
+    """
+
+    text: str
+    reference: Path | None
+    stage: str
+    results: tuple[Result, ...]
+    synthesis: Synthesis
+    seconds: float
+
+    @property
+    def carried(self) -> str:
+        return self.synthesis.descriptions[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Result: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Result]: ...
+    def __getitem__(self, index: int | slice) -> Result | Sequence[Result]:
+        return self.results[index]
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+
+@dataclass(frozen=True)
+class State:
+    """One query on its way through the stages."""
+
+    query: Query
+    reference: Path | None
+    synthesis: Synthesis
+    ranking: Ranking
+    scores: dict[str, float]  # stage 1's, in its order
+    verification: Verification | None = None
+    evaluation: Evaluation | None = None
+
+    def checks(self, name: str) -> tuple[Check, ...]:
+        found = self.verification
+        if not found or name not in found.candidates:
+            return ()
+        i = found.candidates.index(name)
+        rows = zip(self.synthesis.questions, found.answers[i], found.yes[i], strict=True)
+        return tuple(Check(q.text, q.expected, answer, yes) for q, answer, yes in rows)
+
+    def judgement(self, name: str) -> tuple[bool | None, str]:
+        for found in self.evaluation.judgements if self.evaluation else ():
+            if found.candidate == name:
+                return found.accepted, found.text
+        return None, ""
