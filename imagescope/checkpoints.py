@@ -38,8 +38,7 @@ def locate(model: str) -> str:
             if found := problems(folder):
                 raise UserError(_incomplete(str(folder), found))
             return str(folder)
-    first = given.parts[0] if given.parts else ""
-    local = not HUB_ID.fullmatch(model) or first in (".", "..")
+    local = not HUB_ID.fullmatch(model) or model.split("/")[0] in (".", "..")
     if local or (len(given.parts) > 1 and (given.parent.is_dir() or _inside(given.parent))):
         raise UserError(
             f"no such checkpoint folder: {model} (looked from {Path.cwd()} and from "
