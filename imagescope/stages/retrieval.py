@@ -12,8 +12,10 @@ queries x gallery.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,12 +26,14 @@ from imagescope.vectors import Array, GalleryVectors, forget
 if TYPE_CHECKING:
     from torch import Tensor
 
-BLOCK = 8192  # gallery rows of one product
+BLOCK = 2048  # gallery rows of one product: what it reads and writes stays in a core's cache
 CHUNK = 512  # queries of one product
+THREADS = 16  # at most
 # Matrix libraries round differently for very small shapes (MKL: under 16 columns or 8 rows), but a
 # query's scores must not depend on the queries beside it. Zeros fill shapes up to multiples.
 ROWS, COLUMNS = 128, 16
 NONE = -(1 << 63)  # the key below all others: no image
+TURN = threading.Lock()
 
 
 def retrieve(
@@ -54,44 +58,67 @@ def retrieve(
     if texts.shape != (len(queries), vectors.images.shape[1]):
         raise ValueError(f"{len(queries)} queries, texts {texts.shape}: {vectors.images.shape}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    chunks = [
-        _Chunk(queries[a : a + CHUNK], texts[a : a + CHUNK], vectors, tau, keep, device)
-        for a in range(0, len(queries), CHUNK)
-    ]
-    _scan(chunks, vectors, tau, device)
-    # Targets were scored in advance, apart from their blocks. Should a library round those
-    # products differently, the pass has met the scores that count, and ranks are taken by them.
-    _scan([chunk for chunk in chunks if chunk.correct_goals()], vectors, tau, device)
-    return [ranking for chunk in chunks for ranking in chunk.rankings()]
+    with _single_threads() as threads:
+        chunks = [
+            _Chunk(queries[a : a + CHUNK], texts[a : a + CHUNK], vectors, tau, keep, device)
+            for a in range(0, len(queries), CHUNK)
+        ]
+        _scan(chunks, vectors, tau, device, threads)
+        # Targets were scored in advance, apart from their blocks. Should a library round those
+        # products differently, the pass has met the scores that count: ranks are taken by them.
+        again = [chunk for chunk in chunks if chunk.correct_goals()]
+        _scan(again, vectors, tau, device, threads)
+        return [ranking for chunk in chunks for ranking in chunk.rankings()]
 
 
-def _scan(chunks: Sequence[_Chunk], vectors: GalleryVectors, tau: float, device: str) -> None:
-    """One pass: every chunk of queries sees every block of the gallery, in order."""
+def _scan(
+    chunks: Sequence[_Chunk], vectors: GalleryVectors, tau: float, device: str, threads: int
+) -> None:
+    """One pass: every chunk of queries sees every block of the gallery.
+
+    On a CPU each thread takes whole blocks and works alone, rather than all share every operation:
+    they need not wait for one another. The first block goes before, so that floors stand.
+    """
     if not chunks:
         return
-    buffer = None  # memory fresh from the system for every block would cost as much as the sums
-    for start in range(0, len(vectors.names), BLOCK):
+
+    def work(start: int) -> None:
         rows = slice(start, start + BLOCK)
-        fused = _fuse(vectors.images[rows], vectors.captions[rows], tau, device, buffer)
-        buffer = fused if buffer is None else buffer
+        fused = _fuse(vectors.images[rows], vectors.captions[rows], tau, device)
         ok = np.asarray(vectors.ok[rows])
         for chunk in chunks:
             chunk.see(fused, start, ok)
         forget(vectors.images)
         forget(vectors.captions)
 
+    work(0)
+    following = range(BLOCK, len(vectors.names), BLOCK)
+    with ThreadPoolExecutor(threads, "retrieve") as pool:
+        list((pool.map if device == "cpu" else map)(work, following))
 
-def _fuse(
-    images: Array, captions: Array, tau: float, device: str, buffer: Tensor | None = None
-) -> Tensor:
+
+@contextmanager
+def _single_threads() -> Iterator[int]:
+    """torch's operations on one thread each; yields how many threads there would be. The setting
+    is the process's: one pass at a time changes it."""
+    import torch
+
+    with TURN:
+        usual = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield min(usual, THREADS)
+        finally:
+            torch.set_num_threads(usual)
+
+
+def _fuse(images: Array, captions: Array, tau: float, device: str) -> Tensor:
     """(1 - tau) images + tau captions, float32; rows of zeros up to a multiple of ROWS."""
     import torch
 
-    with warnings.catch_warnings():  # torch dislikes read-only arrays; nothing is written to them
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        v, c = torch.from_numpy(images).to(device), torch.from_numpy(captions).to(device)
-    count = len(v) + -len(v) % ROWS
-    fused = v.new_empty(count, v.shape[1]) if buffer is None else buffer[:count]
+    # by dlpack, since from_numpy warns of read-only arrays
+    v, c = torch.from_dlpack(images).to(device), torch.from_dlpack(captions).to(device)
+    fused = v.new_empty(len(v) + -len(v) % ROWS, v.shape[1])
     torch.lerp(v, c, tau, out=fused[: len(v)])
     fused[len(v) :] = 0
     return fused
@@ -173,12 +200,14 @@ class _Chunk:
         count, device = self._texts.shape[1], self._device
         self._best = torch.full((count, self._k), NONE, dtype=torch.int64, device=device)
         self._floor = torch.full((count,), -torch.inf, device=device)  # the worst of the best
-        self._floor[len(self._queries) :] = torch.inf  # nothing for the columns that fill up
+        self._waiting: list[tuple[Tensor, Tensor]] = []  # (columns, keys) not yet among them
         self._above = torch.zeros(self._places.shape, dtype=torch.int64, device=device)
         self._found = torch.full(self._places.shape, torch.inf, device=device)
+        self._lock = threading.Lock()
 
     def see(self, fused: Tensor, start: int, ok: Array) -> None:
-        """Takes a block of fused rows, the first of which is the gallery's row `start`."""
+        """Takes a block of fused rows, the first of which is the gallery's row `start`. Called from
+        several threads, for blocks in any order."""
         import torch
 
         scores = fused @ self._texts
@@ -197,33 +226,50 @@ class _Chunk:
         self._keep(scores, start)
 
     def _keep(self, scores: Tensor, start: int) -> None:
-        """Merges a block into the best: all of the first one, so that a floor stands; then only
-        what is above the floor. Later rows lose ties: > is exact."""
+        """Finds what may be among the best: all of the first block, so that a floor stands; then
+        what is not below the floor, which other blocks may have raised meanwhile."""
         import torch
 
         if start == 0:
             rows = torch.arange(len(scores), device=scores.device)
-            merged = torch.cat((self._best, _key(scores.T.contiguous(), rows)), 1)
-        else:
-            width = scores.shape[1]
-            hits = (scores > self._floor).view(-1).nonzero().squeeze(1)
-            if not len(hits):
-                return
-            columns, order = (hits % width).int().sort(stable=True)
-            columns, hits = columns.long(), hits.gather(0, order)
-            counts = columns.bincount(minlength=width)
-            widest = self._k + int(counts.max())
-            # each hit's place in its query's line, behind the k best so far
-            ends = counts.cumsum(0)
-            place = torch.arange(len(hits), device=hits.device) + self._k
-            place += columns * widest - (ends - counts).gather(0, columns)
-            merged = hits.new_full((width, widest), NONE)
-            merged[:, : self._k] = self._best
-            keys = _key(scores.take(hits), hits // width + start)
-            merged.view(-1).scatter_(0, place, keys)
-        self._best = merged.topk(self._k, dim=1, sorted=False).values
-        count = len(self._queries)
-        self._floor[:count] = _score(self._best[:count].amin(1))
+            keys = _key(scores.T.contiguous(), rows)
+            self._raise_floor(torch.cat((self._best, keys), 1))
+            return
+        width = scores.shape[1]
+        hits = (scores >= self._floor).view(-1).nonzero().squeeze(1)
+        keys = _key(scores.take(hits), hits // width + start)
+        with self._lock:
+            self._waiting.append((hits % width, keys))
+            if sum(len(keys) for _, keys in self._waiting) > width * self._k // 2:
+                self._merge()
+
+    def _merge(self) -> None:
+        """Puts what waits among the best."""
+        import torch
+
+        if not self._waiting:
+            return
+        columns, keys = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting = []
+        columns, order = columns.int().sort(stable=True)
+        columns = columns.long()
+        counts = columns.bincount(minlength=len(self._best))
+        width = self._k + int(counts.max())
+        # each key's place in its query's line, behind the best so far
+        place = torch.arange(len(keys), device=keys.device) + self._k
+        place += columns * width - (counts.cumsum(0) - counts).gather(0, columns)
+        merged = keys.new_full((len(counts), width), NONE)
+        merged[:, : self._k] = self._best
+        merged.view(-1).scatter_(0, place, keys.gather(0, order))
+        self._raise_floor(merged)
+
+    def _raise_floor(self, keys: Tensor) -> None:
+        import torch
+
+        self._best = keys.topk(self._k, dim=1, sorted=False).values
+        floor = _score(self._best.amin(1))
+        floor[len(self._queries) :] = torch.inf  # nothing for the columns that fill up
+        self._floor = floor
 
     def _rank(self, line: int, scores: Tensor, start: int) -> None:
         """Counts the images that stand above each query's target: more, or as much and earlier."""
@@ -234,13 +280,15 @@ class _Chunk:
         bars = torch.where(places >= end, goals.nextafter(goals.new_tensor(-torch.inf)), goals)
         # bytes, summed in groups that fit a byte: many times faster than a sum of booleans
         above = (scores > bars).view(torch.uint8).view(-1, ROWS, scores.shape[1])
-        self._above[line] += above.sum(1, dtype=torch.uint8).sum(0, dtype=torch.int64)
+        count = above.sum(1, dtype=torch.uint8).sum(0, dtype=torch.int64)
         inside = ((places >= start) & (places < end)).nonzero().squeeze(1)
         if len(inside):
             block, rows = scores[:, inside], places[inside] - start
             self._found[line, inside] = block.gather(0, rows[None])[0]
             earlier = torch.arange(len(scores), device=scores.device)[:, None] < rows
-            self._above[line, inside] += ((block == goals[inside]) & earlier).sum(0)
+            count[inside] += ((block == goals[inside]) & earlier).sum(0)
+        with self._lock:
+            self._above[line] += count
 
     def correct_goals(self) -> bool:
         """Whether a target's score in its block was not what was expected; starts afresh then."""
@@ -254,6 +302,7 @@ class _Chunk:
         """What the pass came to, best first."""
         import torch
 
+        self._merge()
         keys = self._best[: len(self._queries)].sort(dim=1, descending=True).values.cpu()
         scores = _score(keys)
         met = (scores > -torch.inf).sum(1).tolist()  # fewer than k where the pool is smaller
