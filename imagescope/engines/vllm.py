@@ -92,6 +92,8 @@ class VLLM:
                 enforce_eager=config.enforce_eager or not on_gpu,
                 trust_remote_code=config.trust_remote_code,
                 seed=0,
+                # with any whitespace a weak model can fill its budget with blanks
+                structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
                 **{name: value for name, value in options.items() if value is not None},
             )
         except Exception as error:  # vLLM raises many kinds; all are about checkpoint or settings
@@ -167,8 +169,7 @@ class VLLM:
         choices = variants(request.choices, self._tokenizer)
         schema = None
         if request.schema is not None:
-            # without this a weak model can fill its budget with blanks
-            schema = StructuredOutputsParams(json=request.schema, disable_any_whitespace=True)
+            schema = StructuredOutputsParams(json=request.schema)
         return SamplingParams(
             temperature=0,
             max_tokens=request.max_tokens,

@@ -1,0 +1,589 @@
+"""One contract, run on every engine with real (tiny) checkpoints; then what is each one's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from imagescope.config import ModelConfig
+from imagescope.engines import choose, device, open_engine
+from imagescope.engines.base import Pair, Picture, Request, Response, collect
+from imagescope.engines.child import Child, EngineDied
+from imagescope.engines.openai import OpenAI
+from imagescope.engines.text import cut, neutral, neutraliser, shares, wrap
+from imagescope.engines.transformers import Transformers
+from imagescope.errors import UserError
+from imagescope.prompts import fill, load_prompts
+from imagescope.tiny.language import holds, question, random_claim
+from imagescope.tiny.scenes import draw, random_scene
+
+MODELS = Path(__file__).parents[1] / "data" / "tiny" / "models"
+TEMPLATES = {"verifier": "{prompt}", "captioner": "USER:<image>\n{prompt}\nASSISTANT:"}
+ASK = "Answer the question with Yes or No. {}"
+
+
+def synthesis(instruction: str) -> str:
+    """What the reasoner is asked in a run."""
+    reference = "a large blue circle at the top left on a white background"
+    prompt = load_prompts("tiny", "CIRR").synthesis
+    return fill(prompt, INSTRUCTION=instruction, REF_IMAGE_DESC=reference)
+
+
+def configured(role: str, **settings: Any) -> ModelConfig:
+    if not (MODELS / role).is_dir():
+        pytest.skip(f"no tiny {role} here")
+    base = {"model": str(MODELS / role), "max_num_seqs": 32, "template": TEMPLATES.get(role)}
+    return ModelConfig(**base | {"max_model_len": 1024} | settings)
+
+
+class Endpoint:
+    """An endpoint of chat completions on this machine, for the client: a real model behind it."""
+
+    def __init__(self, role: str):
+        self.engine, self.seen = Transformers(configured(role)), list[dict[str, Any]]()
+        self.failures: list[int] = []  # statuses to answer with, before answering properly
+        lock, outer = threading.Lock(), self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    status = outer.failures.pop() if outer.failures else 200
+                    answer = outer.answer(body) if status == 200 else {"error": {"message": "test"}}
+                status = answer.pop("status", status)
+                content = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        import base64
+        import tempfile
+
+        self.seen.append(body)
+        content = body["messages"][0]["content"]
+        parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+        with tempfile.TemporaryDirectory() as folder:
+            images = []
+            for part in parts[:-1]:
+                data = part["image_url"]["url"].removeprefix("data:image/png;base64,")
+                path = Path(folder) / f"{len(images)}.png"
+                path.write_bytes(base64.b64decode(data))
+                images.append(Picture(str(path)))
+            request = Request(
+                parts[-1]["text"],
+                tuple(images),
+                body["max_tokens"],
+                stop=tuple(body.get("stop", ())),
+                choices=("yes", "no") if body.get("logprobs") else (),
+            )
+            (found,) = collect(self.engine, [request])
+        if found.error:
+            return {"status": 400, "error": {"message": found.error}}
+        choice: dict[str, Any] = {
+            "index": 0,
+            "finish_reason": found.finish,
+            "message": {"role": "assistant", "content": found.text},
+        }
+        if found.probabilities:
+            import math
+
+            named = zip(("Yes", " no"), found.probabilities, strict=True)
+            top = [{"token": t, "logprob": math.log(p), "bytes": None} for t, p in named]
+            first = {**top[0], "top_logprobs": top}
+            choice["logprobs"] = {"content": [first]}
+        usage = {"prompt_tokens": found.prompt_tokens, "completion_tokens": found.output_tokens}
+        usage["total_tokens"] = sum(usage.values())
+        return {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "m",
+            "choices": [choice],
+            "usage": usage,
+        }
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.engine.close()
+
+
+KINDS = ["transformers", "openai", "vllm"]
+
+
+class Opened:
+    """The engines of one kind, each opened when a test first wants it."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self.engines: dict[str, Any] = {}
+        self.endpoints: dict[str, Endpoint] = {}
+
+    def __call__(self, role: str) -> Any:
+        if role not in self.engines:
+            config = configured(role)
+            if self.kind == "openai":
+                self.endpoints[role] = Endpoint(role)
+                config = ModelConfig(model=role, base_url=self.endpoints[role].url)
+            # one model in memory at a time, as in a run
+            for other in self.engines.values():
+                other.close()
+            self.engines[role] = open_engine(config, self.kind)  # type: ignore[arg-type]
+        return self.engines[role]
+
+    def close(self) -> None:
+        for opened in [*self.engines.values(), *self.endpoints.values()]:
+            opened.close()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def opened(request: pytest.FixtureRequest) -> Iterator[Opened]:
+    if find_spec(request.param) is None:
+        pytest.skip(f"{request.param} is not installed here")
+    engines = Opened(request.param)
+    yield engines
+    engines.close()
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Request, bool]]:
+    """Forty questions about ten unseen scenes, half of them to be answered with yes."""
+    folder, rng, found = tmp_path_factory.mktemp("scenes"), Random(5), []
+    for n in range(10):
+        scene = random_scene(rng, "benchmark")
+        path = folder / f"{n}.png"
+        draw(scene).save(path)
+        for truth in (True, False, True, False):
+            claim = random_claim(scene, rng)
+            while holds(claim, scene) != truth:
+                claim = random_claim(scene, rng)
+            ask = ASK.format(question(claim))
+            found.append((Request(ask, (Picture(str(path)),), 1, choices=("yes", "no")), truth))
+    return found
+
+
+def test_yes_and_no_have_probabilities(
+    opened: Opened, questions: list[tuple[Request, bool]]
+) -> None:
+    responses = collect(opened("verifier"), [r for r, _ in questions])
+    right = 0
+    for response, (_, truth) in zip(responses, questions, strict=True):
+        assert response.error is None
+        yes, no = response.probabilities
+        assert 0 <= yes <= 1 and yes + no == pytest.approx(1)
+        right += ("yes" in response.text.lower()) == truth
+        if abs(yes - no) > 0.02:
+            assert ("yes" in response.text.lower()) == (yes > no)
+        assert response.output_tokens == 1 and response.prompt_tokens > 16
+    assert right >= 34  # the engine's part; how good the model is, tests/test_tiny_models.py asks
+
+
+def test_one_bad_request_spoils_no_other(
+    opened: Opened, questions: list[tuple[Request, bool]], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_text("no image")
+    good = [r for r, _ in questions[:3]]
+    bad = replace(good[0], images=(Picture(str(tmp_path / "bad.png")),))
+    gone = replace(good[0], images=(Picture(str(tmp_path / "gone.png")),))
+    long = replace(good[0], prompt="is there a circle? " * 2000)
+    found = collect(opened("verifier"), [bad, good[0], long, good[1], gone, good[2]])
+    assert [bool(r.error) for r in found] == [True, False, True, False, True, False]
+    assert "bad.png" in str(found[0].error) and "gone.png" in str(found[4].error)
+    assert [r.finish for r in found if r.error] == ["error"] * 3
+    alone = collect(opened("verifier"), good)
+    for a, b in zip([found[1], found[3], found[5]], alone, strict=True):
+        assert a.text == b.text
+        assert a.probabilities == pytest.approx(b.probabilities, abs=1e-3)
+
+
+def test_control_tokens_in_a_prompt_are_text(
+    opened: Opened, questions: list[tuple[Request, bool]]
+) -> None:
+    request = questions[0][0]
+    hostile = [replace(request, prompt=f"{t} {request.prompt}") for t in ("<image>", "<eos>")]
+    for response in collect(opened("verifier"), hostile):
+        assert response.error is None and response.output_tokens == 1
+
+
+def test_every_request_is_answered_once(
+    opened: Opened, questions: list[tuple[Request, bool]]
+) -> None:
+    requests = [r for r, _ in questions]
+    pairs = list(opened("verifier").generate(requests))
+    assert sorted(i for i, _ in pairs) == list(range(len(requests)))
+    assert list(opened("verifier").generate([])) == []
+
+
+def test_text_limits_and_stops(opened: Opened) -> None:
+    engine, request = opened("reasoner"), Request(synthesis("make the circle red"), (), 12)
+    (free,) = collect(engine, [request])
+    assert free.error is None and free.text
+    assert 0 < free.output_tokens <= 12
+    assert free.finish == ("length" if free.output_tokens == 12 else "stop")
+    (short,) = collect(engine, [replace(request, max_tokens=3)])
+    assert free.text.startswith(short.text) and short.output_tokens == 3
+    assert short.finish == "length"
+    word = free.text.split()[-2]
+    (stopped,) = collect(engine, [replace(request, stop=("@never@", word))])
+    assert stopped.text == free.text[: free.text.index(word)]
+    assert stopped.finish == "stop"
+
+
+def test_what_a_text_model_says_to_an_image(opened: Opened, tmp_path: Path) -> None:
+    draw(random_scene(Random(0))).save(tmp_path / "a.png")
+    image = Picture(str(tmp_path / "a.png"))
+    found = collect(opened("reasoner"), [Request("a", (image,), 3), Request("a", (), 3)])
+    assert found[0].error and not found[1].error
+
+
+def test_a_pair_is_laid_side_by_side(opened: Opened, tmp_path: Path) -> None:
+    rng = Random(1)
+    paths = [str(tmp_path / f"{n}.png") for n in range(2)]
+    for path in paths:
+        draw(random_scene(rng, "benchmark")).save(path)
+    requests = [
+        Request("make the circle red", (Pair(left, paths[1]),), 60) for left in (paths[0], None)
+    ]
+    for response in collect(opened("evaluator"), requests):
+        assert response.error is None and response.text and response.prompt_tokens > 8
+
+
+def test_memory_is_given_back_and_the_engine_used_again(
+    opened: Opened, questions: list[tuple[Request, bool]]
+) -> None:
+    engine, (request, _) = opened("verifier"), questions[0]
+    before = collect(engine, [request])
+    loads = engine.loads
+    engine.close()
+    assert [r.text for r in collect(engine, [request])] == [r.text for r in before]
+    assert engine.loads == (0 if opened.kind == "openai" else loads + 1)
+
+
+def test_the_identity_is_the_checkpoints_content(opened: Opened, tmp_path: Path) -> None:
+    if opened.kind == "openai":
+        assert opened("reasoner").identity["engine"] == "openai"
+        return
+    config = configured("reasoner")
+    shutil.copytree(MODELS / "reasoner", tmp_path / "copy")
+
+    def identity(**changes: Any) -> dict[str, Any]:
+        changed = config.model_copy(update=changes)
+        return open_engine(changed, opened.kind).identity  # type: ignore[arg-type]
+
+    first = identity()
+    assert json.loads(json.dumps(first)) == first
+    assert first["engine"] == opened.kind and first["dtype"] == "float32"
+    assert identity(model=str(tmp_path / "copy"), batch_size=3, max_num_seqs=1) == first
+    for change in ({"dtype": "bfloat16"}, {"template": "{prompt}"}, {"max_model_len": 100}):
+        assert identity(**change) != first
+    (tmp_path / "copy" / "generation_config.json").write_text('{"eos_token_id": 1}')
+    assert identity(model=str(tmp_path / "copy")) != first
+
+
+def test_a_missing_checkpoint_is_said_before_anything_is_loaded(opened: Opened) -> None:
+    if opened.kind == "openai":
+        pytest.skip("an endpoint has its own")
+    engine = open_engine(ModelConfig(model="/no/such"), opened.kind)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="/no/such"):
+        _ = engine.identity
+
+
+# transformers
+
+
+def test_company_does_not_change_a_text() -> None:
+    engine = Transformers(configured("reasoner", batch_size=3))
+    requests = [
+        Request(synthesis(" and ".join(["make the circle red"] * (n % 5 + 1))), (), 8)
+        for n in range(8)
+    ]
+    together = [r.text for r in collect(engine, requests)]
+    engine.close()
+    single = Transformers(configured("reasoner", batch_size=1))
+    assert [r.text for r in collect(single, requests)] == together
+    assert [r.text for r in collect(single, requests[::-1])] == together[::-1]
+
+
+def test_quantisation_needs_vllm() -> None:
+    with pytest.raises(UserError, match="fp8"):
+        collect(Transformers(configured("reasoner", quantization="fp8")), [Request("a")])
+
+
+def test_a_template_without_a_place_for_the_prompt() -> None:
+    with pytest.raises(UserError, match="no \\{prompt\\}"):
+        collect(Transformers(configured("reasoner", template="x")), [Request("a")])
+
+
+def test_an_unknown_dtype() -> None:
+    with pytest.raises(UserError, match="float23"):
+        collect(Transformers(configured("reasoner", dtype="float23")), [Request("a")])
+
+
+def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    engine, sizes = Transformers(configured("reasoner")), list[int]()
+    forward = engine._forward
+
+    def small(requests: list[Request], *rest: Any) -> list[Response]:
+        sizes.append(len(requests))
+        if len(requests) > 4:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(requests, *rest)
+
+    monkeypatch.setattr(engine, "_forward", small)
+    assert not any(r.error for r in collect(engine, [Request(str(n), (), 2) for n in range(10)]))
+    assert sizes == [10, 5, 2, 3, 5, 2, 3]
+
+
+# A child process
+
+
+def test_a_child_that_is_killed_says_so_and_starts_again() -> None:
+    child = Child("transformers", configured("reasoner"))
+    try:
+        expected = collect(child, [Request("a", (), 4)])
+        assert child._process is not None
+        os.kill(child._process.pid, signal.SIGKILL)
+        with pytest.raises(EngineDied, match="SIGKILL"):
+            collect(child, [Request("a", (), 4)])
+        assert collect(child, [Request("a", (), 4)]) == expected
+        assert child.loads == 2 and child.load_seconds > 0
+    finally:
+        child.close()
+
+
+def test_a_childs_error_reaches_the_reader() -> None:
+    child = Child("transformers", configured("reasoner", template="x"))
+    with pytest.raises(UserError, match="no \\{prompt\\}"):
+        collect(child, [Request("a")])
+    assert child._process is None
+
+
+PARENT = """
+import sys
+from imagescope.config import ModelConfig
+from imagescope.engines.base import Request, collect
+from imagescope.engines.child import Child
+child = Child("transformers", ModelConfig(model=sys.argv[1]))
+collect(child, [Request("a", (), 2)])
+print(child._process.pid, flush=True)
+for _ in child.generate([Request(str(n), (), 200) for n in range(5000)]): pass
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+def test_a_child_dies_with_its_parent() -> None:
+    command = [sys.executable, "-c", PARENT, configured("reasoner").model]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    pid = int(parent.stdout.readline())
+    assert alive(pid)
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 20
+    while alive(pid) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not alive(pid)
+
+
+# An endpoint
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    served = Endpoint("reasoner")
+    yield served
+    served.close()
+
+
+def test_what_is_sent(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = OpenAI(ModelConfig(model="m", base_url=endpoint.url, template="raw {prompt}"))
+    request = Request("hello", (), 5, 1.05, ("a", "b", "c", "d", "e"), schema='{"type": "object"}')
+    collect(engine, [request])
+    (body,) = endpoint.seen
+    assert body["messages"] == [{"role": "user", "content": "hello"}]
+    assert (body["temperature"], body["max_tokens"]) == (0, 5)
+    assert body["stop"] == ["a", "b", "c", "d"]
+    assert body["repetition_penalty"] == 1.05
+    assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    assert engine.identity == {"engine": "openai", "base_url": endpoint.url, "model": "m"}
+
+
+def test_a_busy_server_is_asked_again(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    endpoint.failures = [503, 429]
+    engine = OpenAI(ModelConfig(model="m", base_url=endpoint.url))
+    assert collect(engine, [Request("a", (), 2)])[0].error is None
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(401, "refuses the key"), (404, "model's name"), (403, "test")]
+)
+def test_a_server_that_refuses(endpoint: Endpoint, status: int, words: str) -> None:
+    endpoint.failures = [status]
+    engine = OpenAI(ModelConfig(model="m", base_url=endpoint.url))
+    with pytest.raises(UserError, match=words):
+        collect(engine, [Request("a", (), 2)])
+
+
+def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imagescope.engines.openai.RETRIES", 0)
+    engine = OpenAI(ModelConfig(model="m", base_url="http://127.0.0.1:9/v1"))
+    with pytest.raises(UserError, match="cannot be reached"):
+        collect(engine, [Request("a")])
+
+
+def test_openai_itself_wants_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_KEY", raising=False)
+    with pytest.raises(UserError, match="NO_KEY"):
+        collect(OpenAI(ModelConfig(model="m", api_key_env="NO_KEY")), [Request("a")])
+
+
+# vLLM
+
+
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed here")
+def test_a_schema_is_followed() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"colour": {"enum": ["red", "blue"]}},
+        "required": ["colour"],
+        "additionalProperties": False,
+    }
+    child = Child("vllm", configured("reasoner"))
+    try:
+        request = Request(synthesis("make it red"), (), 40, schema=json.dumps(schema))
+        (found,) = collect(child, [request])
+        assert json.loads(found.text)["colour"] in ("red", "blue")
+    finally:
+        child.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed here")
+@pytest.mark.parametrize("role", ["captioner", "verifier", "evaluator", "reasoner"])
+def test_vllm_and_transformers_say_the_same(role: str, tmp_path: Path) -> None:
+    rng, requests = Random(2), []
+    for n in range(20):
+        paths = [str(tmp_path / f"{n}-{side}.png") for side in "lr"]
+        for path in paths:
+            draw(random_scene(rng, "benchmark")).save(path)
+        images = {
+            "captioner": (Picture(paths[0]),),
+            "verifier": (Picture(paths[0]),),
+            "evaluator": (Pair(paths[0], paths[1]),),
+        }.get(role, ())
+        ask = {"captioner": "Describe the image.", "verifier": ASK.format("is there a circle?")}
+        requests.append(Request(ask.get(role, synthesis(f"make circle {n} red")), images, 40))
+    found = []
+    for kind in ("transformers", "vllm"):
+        engine = Child(kind, configured(role))
+        found.append([r.text for r in collect(engine, requests)])
+        engine.close()
+    same = sum(a == b for a, b in zip(*found, strict=True))
+    assert same >= 19
+
+
+# Choosing, and text
+
+
+def test_who_chooses_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    works = [True]
+    monkeypatch.setattr("imagescope.engines.vllm_works", lambda: works[0])
+    config = ModelConfig(model="m")
+    assert choose(config) == "vllm"
+    works[0] = False
+    assert choose(config) == "transformers"
+    assert choose(config, "openai") == "openai"
+    assert choose(config.model_copy(update={"engine": "transformers"}), "vllm") == "transformers"
+    assert choose(config.model_copy(update={"base_url": "http://x"})) == "openai"
+    monkeypatch.setattr("imagescope.engines.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install"):
+        choose(config, "vllm")
+
+
+def test_visible_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    present = [Path(f"/dev/nvidia{n}") for n in (2, 0, 1)]
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(present))
+    monkeypatch.setattr(device, "_gpu_build", lambda: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert device.visible_gpus() == ["0", "1", "2"]
+    for value, expected in {
+        "1": ["1"],
+        "2, 0": ["2", "0"],
+        "": [],
+        "-1": [],
+        "0,-1,2": ["0"],
+    }.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        assert device.visible_gpus() == expected
+    monkeypatch.setattr(device, "_gpu_build", lambda: False)
+    assert device.visible_gpus() == []
+
+
+def test_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ModelConfig(model="m")
+    monkeypatch.setattr(device, "read_config", lambda *_: {"text_config": {"dtype": "bfloat16"}})
+    assert device.resolve_dtype(config, on_gpu=False) == "float32"
+    assert device.resolve_dtype(config, on_gpu=True) == "bfloat16"
+    monkeypatch.setattr(device, "read_config", lambda *_: {"torch_dtype": "float16"})
+    assert device.resolve_dtype(config, on_gpu=True) == "float16"
+    assert device.resolve_dtype(config.model_copy(update={"dtype": "float32"}), True) == "float32"
+
+
+def test_text_helpers() -> None:
+    class Tokenizer:
+        all_special_tokens: Sequence[str] = ("<s>", "<image>", "\n")
+
+    control = neutraliser(Tokenizer())
+    assert neutral("a <image> <s>\n", control) == "a < image> < s>\n"
+    assert wrap("U: {prompt} {x}", "{y}{prompt}") == "U: {y}{prompt} {x}"
+    assert cut("abc|def", ("x", "|", "f")) == ("abc", True)
+    assert cut("abc", ()) == ("abc", False)
+    assert shares({1: 0.2, 2: 0.1, 3: 0.1}, [[1, 2], [3]]) == pytest.approx((0.75, 0.25))
+    assert shares({1: 0.0, 3: 0.0}, [[1], [3]]) == (0.5, 0.5)
+
+
+def test_nothing_is_looked_up_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr("imagescope.engines.choose", never)
+    engine = open_engine(ModelConfig(model="/no/such"))
+    assert engine.declared["model"] == "/no/such" and engine.declared["engine"] == "auto"
+    assert list(engine.generate([])) == [] and engine.loads == 0
+    engine.close()
