@@ -1,11 +1,16 @@
 """The tiny world: drawn scenes, their language, six benchmarks in the real layouts, and the
 training of five small checkpoints that master them.
 
-    scenes.py    what can be drawn, and which scenes are for training and which for benchmarks
-    language.py  captions, edits, instructions, questions, dialogues and the answers models learn
-    datasets.py  the six benchmarks, written as their authors lay them out
-    tokens.py    a byte-level tokenizer that knows the tiny world's words
-    reasoner.py  the tiny reasoner: training from nothing, figures on held-out scenes
+    scenes.py     what can be drawn, and which scenes are for training and which for benchmarks
+    language.py   captions, descriptions, claims about an image and their truth
+    changes.py    edits of a scene, instructions that ask for them
+    dialogues.py  a partial caption, then ten questions with their answers
+    families.py   look-alikes, each made from another by an edit
+    datasets.py, datasets_composed.py   the six benchmarks, as their authors lay them out
+    answers.py    what the reasoner is asked and is to answer
+    learning.py, tokens.py, vision.py   what the five trainings share
+    encoder.py captioner.py reasoner.py verifier.py evaluator.py   one checkpoint each
+    train.py      all of them
 
 Nothing here is known to the pipeline: it sees datasets and checkpoints like any others.
 """

@@ -1,13 +1,14 @@
 """What the tiny reasoner is to answer: free reasoning, then a fenced JSON object.
 
-Its reasoning goes through the image cell by cell ("top left: large red circle -> large blue
-circle"), so that writing the new description is copying, and in reading order by itself.
+For an edit it first finds the place and writes what will be there ("red circle", then "top left:
+large blue circle"), then goes through the whole result place by place: every line is one look-up, and
+the description is copying, in reading order by itself.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -17,7 +18,7 @@ from imagescope.tiny import changes as edits
 from imagescope.tiny import language
 from imagescope.tiny.changes import Change
 from imagescope.tiny.dialogues import Round, can_talk, dialogue
-from imagescope.tiny.scenes import CELLS, Scene, random_scene
+from imagescope.tiny.scenes import CELLS, Scene, Thing, random_scene
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +34,40 @@ def _block(**steps: list[str] | list[list[str]]) -> str:
     return f"```json\n{json.dumps(steps)}\n```"
 
 
-def _contents(scene: Scene) -> dict[str, str]:
-    looks = {t.cell: f"{t.size} {t.colour} {t.shape}" for t in scene.things}
-    return {**{cell: looks.get(cell, "none") for cell in CELLS}, "background": scene.background}
+def _look(thing: Thing | None) -> str:
+    return f"{thing.size} {thing.colour} {thing.shape}" if thing else "none"
 
 
-def composed_answer(changes: Sequence[Change], reference: Scene, target: Scene) -> str:
-    before, after = _contents(reference), _contents(target)
-    lines = [f"{place}: {before[place]} -> {after[place]}" for place in before]
+def _places(scene: Scene) -> list[str]:
+    """The scene place by place, then its background."""
+    things = {thing.cell: thing for thing in scene.things}
+    places = [f"{cell}: {_look(things.get(cell))}" for cell in CELLS]
+    return [*places, f"background: {scene.background}"]
+
+
+def composed_answer(changes: Sequence[Change], target: Scene) -> str:
+    plan = [line for change in changes for line in _plan(change)]
     step1 = [[edits.edit_type(c), edits.edit_text(c)] for c in changes]
-    return "\n".join([*lines, _block(step1=step1, step2=language.descriptions(target))])
+    block = _block(step1=step1, step2=language.descriptions(target))
+    return "\n".join([*plan, "Result:", *_places(target), block])
+
+
+def _plan(change: Change) -> Iterator[str]:
+    """What an edit is about and what it puts where."""
+    old, new = change.old, change.new
+    if change.background:
+        yield f"background: {change.background}"
+    if old:
+        stays = new if new and new.cell == old.cell else None
+        yield f"{old.colour} {old.shape}"
+        yield f"{old.cell}: {_look(stays)}"
+    if new and (not old or old.cell != new.cell):
+        yield f"{new.cell}: {_look(new)}"
 
 
 def text_answer(target: Scene) -> str:
-    lines = [f"{place}: {content}" for place, content in _contents(target).items()]
     step1 = [[e.type, e.text] for e in map(claim_edit, language.scene_claims(target))]
-    return "\n".join([*lines, _block(step1=step1, step2=language.descriptions(target))])
+    return "\n".join([*_places(target), _block(step1=step1, step2=language.descriptions(target))])
 
 
 def claim_edit(claim: language.Claim) -> Edit:
@@ -75,7 +94,7 @@ def composed_sample(
     listed = [Edit(edits.edit_type(c), edits.edit_text(c)) for c in changes]
     claims = [claim for c in changes for claim in edits.claims(c)]
     return (
-        Sample("composed", prompt, composed_answer(changes, reference, target)),
+        Sample("composed", prompt, composed_answer(changes, target)),
         _questions_sample(prompts, wish, listed, claims),
     )
 
