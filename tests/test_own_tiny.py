@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -99,18 +101,18 @@ def test_speed_on_a_thousand_scenes(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """A vLLM server on the CPU with the tiny reasoner; its base_url."""
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    """A vLLM server on the CPU with one of the tiny checkpoints; the role and its base_url."""
     pytest.importorskip("vllm", reason="the server is vLLM's")
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     options = {
-        "--model": str(MODELS / "reasoner"),
+        "--model": str(MODELS / request.param),
         "--served-model-name": "served",
         "--host": "127.0.0.1",
         "--port": str(port),
-        "--max-model-len": "1024",
+        "--max-model-len": "1024" if request.param == "reasoner" else "512",
         "--max-num-seqs": "8",
     }
     arguments = [word for pair in options.items() for word in pair]
@@ -118,19 +120,27 @@ def server(tmp_path: Path) -> Iterator[str]:
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
     with (tmp_path / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, *arguments], stdout=log, stderr=subprocess.STDOUT, env=environment
+            [*command, *arguments],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
         )
         try:
             address = f"http://127.0.0.1:{port}"
             _await(f"{address}/health", process, tmp_path / "server.log")
-            yield f"{address}/v1"
+            yield request.param, f"{address}/v1"
         finally:
-            process.terminate()
-            process.wait(60)
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(60)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
 
 
 def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + 300
+    end = time.monotonic() + 600
     while time.monotonic() < end and process.poll() is None:
         try:
             urllib.request.urlopen(url, timeout=2)
@@ -141,20 +151,23 @@ def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @pytest.mark.slow  # starting a vLLM server on the CPU takes the better part of a minute
-def test_an_openai_endpoint_reasons(tmp_path: Path, server: str) -> None:
-    """The same index searched with the reasoner behind an endpoint: the same descriptions."""
+@pytest.mark.parametrize("server", ["reasoner", "evaluator"], indirect=True)
+def test_a_role_behind_an_openai_endpoint(tmp_path: Path, server: tuple[str, str]) -> None:
+    """A language or a vision-language role is served: the same descriptions, decisions, order."""
+    role, url = server
     captions, pairs = world(tmp_path / "in", 20, pairs=4)
     build(tmp_path / "in", "n", "tiny")
     plain = config_path("tiny", "models").read_text()
-    remote = f"  model: served\n  engine: openai\n  base_url: {server}\n"
-    before = "  model: data/tiny/models/reasoner\n"
+    before = f"  model: data/tiny/models/{role}\n"
     assert before in plain
+    remote = f"  model: served\n  engine: openai\n  base_url: {url}\n"
     (tmp_path / "remote.yaml").write_text(plain.replace(before, remote))
     with ImageScope.open("n") as here, ImageScope.open("n", str(tmp_path / "remote.yaml")) as there:
         for reference, text, _ in pairs:
-            mine = here.search(text, reference)
-            other = there.search(text, reference)
+            mine, other = here.search(text, reference), there.search(text, reference)
             assert other.synthesis.parse == "ok"
             assert other.synthesis.descriptions == mine.synthesis.descriptions
+            decisions = [[r.explanation.accepted for r in answer] for answer in (mine, other)]
+            assert decisions[0] == decisions[1] and any(d is not None for d in decisions[0])
             assert [r.name for r in other] == [r.name for r in mine]
         assert there.search(captions[0])[0].name == "0000.png"
