@@ -228,7 +228,7 @@ def _run(
         benchmark=benchmark.describe(),
         prompts=prompts.hashes(),
         models={name: role.engine.identity for name, role in models.roles.items()}
-        | {"encoder": encoder.identity},
+        | {"encoder": texts.identity},
         image_db=db.describe(),
         steps={name: asdict(step) for name, step in steps.items()},
         loads=models.loads(),
