@@ -1,7 +1,8 @@
 """What the tiny reasoner is to answer: free reasoning, then a fenced JSON object.
 
-For an edit it first finds the place and writes what will be there ("the red circle at the top left:
-large blue circle"), then goes through the whole result place by place: every line is one look-up, and
+For an edit it first finds the place ("the red circle at the top left", one word after another as
+the caption has them), then writes what it does there ("top left: large red circle -> large blue
+circle"), then goes through the whole result place by place. So every word is a single look-up, and
 the description is copying, in reading order by itself.
 """
 
@@ -53,20 +54,16 @@ def composed_answer(changes: Sequence[Change], target: Scene) -> str:
 
 
 def _plan(change: Change) -> Iterator[str]:
-    """What an edit is about and what it puts where.
-
-    The old thing is named as the caption names it, up to its place: finding the place is then
-    going on as the caption goes on, which small models learn soon. Asked for the place in other
-    words, they were still guessing after 96,000 samples.
-    """
+    """Where an edit happens, in the words of instruction and caption, and what it does there."""
     old, new = change.old, change.new
     if change.background:
         yield f"background: {change.background}"
     if old:
         stays = new if new and new.cell == old.cell else None
-        yield f"the {old.colour} {old.shape} at the {old.cell}: {_look(stays)}"
+        yield language.phrase(language.claim_of(old, (*change.named, "cell")), "the")
+        yield f"{old.cell}: {_look(old)} -> {_look(stays)}"
     if new and (not old or old.cell != new.cell):
-        yield f"{new.cell}: {_look(new)}"
+        yield f"{new.cell}: none -> {_look(new)}"
 
 
 def text_answer(target: Scene) -> str:
