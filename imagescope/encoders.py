@@ -177,8 +177,13 @@ class Encoder:
                 yield rows, vectors.cpu().numpy()
 
 
-def open_encoder(config: EncoderConfig) -> Encoder:
-    """The encoder a configuration names; nothing is read or loaded yet."""
+def open_encoder(config: EncoderConfig, *, ray_address: str | None = None) -> Encoder:
+    """The encoder a configuration names; nothing is read or loaded yet. With the address of a Ray
+    cluster, images are embedded by all of its GPUs."""
+    if ray_address:
+        from imagescope.distributed_encoder import DistributedEncoder
+
+        return DistributedEncoder(config, ray_address)
     return Encoder(config)
 
 

@@ -179,7 +179,7 @@ def _run(
                 syntheses = ask_questions(queries, syntheses, reasoner, prompts)
         steps |= reasoner.steps
 
-        encoder = open_encoder(config.models.encoder)
+        encoder = open_encoder(config.models.encoder, ray_address=config.ray_address)
         texts = CachedTexts(encoder, cache, replay=config.replay is not None)
         try:
             with _timed(steps, "embedding") as step:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from imagescope.config import ModelConfig
+from imagescope.config import EncoderConfig, ModelConfig
+from imagescope.encoders import Encoder
 from imagescope.engines.base import Picture, Request, collect
 from imagescope.engines.child import EngineDied
 from imagescope.engines.distributed import Distributed, Lost, Pool
@@ -162,6 +163,24 @@ def test_a_distributed_engine_answers_like_one_engine(requests: list[Request]) -
     finally:
         engine.close()
         single.close()
+
+
+@pytest.mark.skipif(not (MODELS / "encoder").exists(), reason="no tiny encoder here")
+def test_a_distributed_encoder_embeds_like_one_encoder(requests: list[Request]) -> None:
+    from imagescope.distributed_encoder import DistributedEncoder
+
+    config = EncoderConfig(model=str(MODELS / "encoder"), batch_size=2)
+    encoder, single = DistributedEncoder(config, replicas=2), Encoder(config)
+    paths = ["red.png", "bad.png", "blue.png", "none.png", "green.png"]
+    try:
+        assert encoder.identity == single.identity
+        vectors, ok = encoder.images(paths)
+        expected, fine = single.images(paths)
+        assert ok.tolist() == fine.tolist() == [True, False, True, False, True]
+        assert vectors == pytest.approx(expected, abs=1e-5)
+        assert set(encoder.unreadable) == {"bad.png", "none.png"}
+    finally:
+        encoder.close()
 
 
 @pytest.mark.slow

@@ -77,10 +77,21 @@ def connect(address: str | None = None) -> dict[str, float]:
                 namespace=f"imagescope-{os.getpid()}",
                 **local,
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"the Ray cluster at {address} cannot be joined: {error}") from None
+        except Exception as error:  # of many kinds, some of them bare
+            what = (
+                f"the Ray cluster at {address} cannot be joined" if address else "Ray cannot start"
+            )
+            raise UserError(f"{what}: {_reason(error)}") from None
     resources: dict[str, float] = ray.cluster_resources()
     return resources
+
+
+def places(resources: dict[str, float], each: int = 1) -> tuple[int, int]:
+    """How many replicas a cluster has room for, and the GPUs of one: as many as `each` GPUs go
+    into all; without GPUs one a machine."""
+    gpus = int(resources.get("GPU", 0))
+    machines = sum(name.startswith("node:") and "_" not in name for name in resources)
+    return (gpus // each, each) if gpus else (machines or 1, 0)
 
 
 class Pool:
@@ -297,21 +308,18 @@ class Distributed:
 
     def _pool(self) -> Pool:
         if self._open is None:
-            there = connect(self._address)
-            each, gpus = self.config.tensor_parallel_size, int(there.get("GPU", 0))
-            machines = sum(n.startswith("node:") and "_" not in n for n in there) or 1
-            replicas = self._replicas or (gpus // each if gpus else machines)
+            each = self.config.tensor_parallel_size
+            replicas, gpus = places(connect(self._address), each)
+            replicas = self._replicas or replicas
             if not replicas:
-                raise UserError(f"{self.config.model}: needs {each} GPUs, the cluster has {gpus}")
+                raise UserError(f"{self.config.model}: needs {each} GPUs, the cluster has fewer")
             place = Path(locate(self.config.model))
             changes = {
                 "dtype": self.identity["dtype"],
                 "model": str(place.absolute()) if place.is_dir() else self.config.model,
             }
             kind, config = self._kind, self.config.model_copy(update=changes)
-            self._open = Pool(
-                lambda: _Answerer(kind, config), "answer", replicas, each if gpus else 0
-            )
+            self._open = Pool(lambda: _Answerer(kind, config), "answer", replicas, gpus)
             log.info("%s: %d replicas", self.config.model, replicas)
         return self._open
 
