@@ -20,6 +20,7 @@ from PIL import Image
 
 from imagescope.bundle import export, read_used, write_used
 from imagescope.cache import Cache, Entry
+from imagescope.engines import Lazy
 from imagescope.engines.base import Pair, Picture, Request, Response, collect
 from imagescope.engines.cached import Cached
 from imagescope.errors import UserError
@@ -141,6 +142,21 @@ def test_chunks_are_cut_from_the_list_and_stored_whole(cache: Cache) -> None:
     third = Counting()
     collect(Cached(third, cache, chunk_size=4), [Request("x"), *requests, Request("y")])
     assert third.calls == [1, 1]
+
+
+def test_chunks_may_be_finished_in_any_order(cache: Cache) -> None:
+    class Parallel(Counting):
+        def chunks(
+            self, chunks: Sequence[Sequence[Request]]
+        ) -> Iterator[tuple[int, list[Response]]]:
+            for n in reversed(range(len(chunks))):
+                yield n, collect(self, chunks[n])
+
+    requests = [Request(str(n % 10)) for n in range(20)]
+    for engine in (Parallel(), Lazy({}, Parallel)):
+        found = collect(Cached(engine, cache, chunk_size=3), requests)
+        assert [r.text for r in found] == [f"said {n % 10}" for n in range(20)]
+        cache.prune(days=-1)
 
 
 def test_errors_are_not_kept(cache: Cache, tmp_path: Path) -> None:
