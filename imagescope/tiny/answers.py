@@ -1,8 +1,7 @@
 """What the tiny reasoner is to answer: free reasoning, then a fenced JSON object.
 
-For an edit it first finds the place ("the red circle at the top left", one word after another as
-the caption has them), then writes what it does there ("top left: large red circle -> large blue
-circle"), then goes through the whole result place by place. So every word is a single look-up, and
+For an edit it first finds the place and writes what will be there ("red circle", then "top left:
+large blue circle"), then goes through the whole result place by place: every line is one look-up, and
 the description is copying, in reading order by itself.
 """
 
@@ -54,16 +53,16 @@ def composed_answer(changes: Sequence[Change], target: Scene) -> str:
 
 
 def _plan(change: Change) -> Iterator[str]:
-    """Where an edit happens, in the words of instruction and caption, and what it does there."""
+    """What an edit is about and what it puts where."""
     old, new = change.old, change.new
     if change.background:
         yield f"background: {change.background}"
     if old:
         stays = new if new and new.cell == old.cell else None
-        yield language.phrase(language.claim_of(old, (*change.named, "cell")), "the")
-        yield f"{old.cell}: {_look(old)} -> {_look(stays)}"
+        yield f"{old.colour} {old.shape}"
+        yield f"{old.cell}: {_look(stays)}"
     if new and (not old or old.cell != new.cell):
-        yield f"{new.cell}: none -> {_look(new)}"
+        yield f"{new.cell}: {_look(new)}"
 
 
 def text_answer(target: Scene) -> str:

@@ -55,8 +55,7 @@ def build() -> tuple[Any, Any]:
 
     rng = Random(0)
     tokenizer = word_tokenizer(
-        [caption(random_scene(rng)) for _ in range(5000)]
-        + [ASK.format(image="", request=REQUEST)],
+        [caption(random_scene(rng)) for _ in range(5000)] + [ASK.format(image="", request=REQUEST)],
         special=["<pad>", "<s>", "</s>", "<image>"],
         prefix="<s>",
         pad_token="<pad>",
@@ -87,7 +86,7 @@ def build() -> tuple[Any, Any]:
         num_hidden_layers=LAYERS,
         num_attention_heads=4,
         num_key_value_heads=4,
-        max_position_embeddings=512,
+        max_position_embeddings=2048,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -199,9 +198,7 @@ def evaluate_captioner(
 
 
 @torch.no_grad()
-def caption_images(
-    model: Any, processor: Any, images: Sequence[Any], batch: int = 64
-) -> list[str]:
+def caption_images(model: Any, processor: Any, images: Sequence[Any], batch: int = 64) -> list[str]:
     """Greedy captions with the product's prompt, repetition penalty and limit."""
     texts: list[str] = []
     for at in range(0, len(images), batch):

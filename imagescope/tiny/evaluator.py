@@ -43,10 +43,11 @@ from imagescope.tiny.learning import (
     quiet,
     start,
 )
-from imagescope.tiny.scenes import Scene, neighbour, neighbours, random_scene, split_of
+from imagescope.tiny.scenes import CELLS, Scene, draw, neighbour, neighbours, random_scene, split_of
 from imagescope.tiny.tokens import word_tokenizer
 
 ASK = "Right image: {instruction}"  # what configs/prompts/tiny/evaluation.txt asks
+CYCLES = ((1500, 1200, 3e-3), (2500, 700, 1.5e-3))  # families of scenes, steps, rate
 READ = "Describe the {side} image."  # asked in training only: it teaches where to look
 LAYERS = 3
 TILES = 3  # left half, right half, thumbnail: what the processor makes of the canvas
@@ -185,7 +186,7 @@ def build() -> tuple[Any, Any]:
         num_hidden_layers=LAYERS,
         num_attention_heads=4,
         num_key_value_heads=4,
-        max_position_embeddings=512,
+        max_position_embeddings=8192,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -254,25 +255,24 @@ def train_evaluator(
     seed: int = 0,
     threads: int = 2,
     progress: Progress = quiet,
-    steps: int = 900,
+    cycles: Sequence[tuple[int, int, float]] = CYCLES,
     batch: int = 32,
-    families: int = 1500,
 ) -> None:
-    """Trains the evaluator from nothing and writes it to `out`."""
+    """Trains the evaluator from nothing and writes it to `out`.
+
+    cycles: (families of scenes, steps, rate) one after another, each with scenes of its own: after
+    the first alone the pool was known by heart, and unseen scenes were judged right in 88 %.
+    """
     rng = start(seed, threads)
     model, processor = build()
     tokenizer = processor.tokenizer
     fan_in(model)
     tower = model.model.vision_tower
     _pretrain_tower(tower, processor.image_processor, rng, progress)
-    pool = make_pool(families, processor.image_processor, rng)
-    left, right = _patches(tower, pool.left), _patches(tower, pool.right)
     context = "<IMG_CONTEXT>" * TILES * processor.image_seq_length
-    template = (
-        f"<|im_start|>user\n<img>{context}</img>\n{{}}<|im_end|>\n<|im_start|>assistant\n"
-    )
+    template = f"<|im_start|>user\n<img>{context}</img>\n{{}}<|im_end|>\n<|im_start|>assistant\n"
 
-    def loss_at(step: int) -> Tensor:
+    def loss_at(pool: Pool, left: Tensor, right: Tensor) -> Tensor:
         shown = [_show(pool, rng) for _ in range(batch)]
         lefts, rights = [s[0] for s in shown], [s[1] for s in shown]
         asked = [pair for s in shown for pair in s[2]]
@@ -284,7 +284,18 @@ def train_evaluator(
         seen = _project(model, tiles).repeat_interleave(len(asked) // batch, 0)
         return answer_loss(model, seen, ids, labels, attention_mask=mask)
 
-    fit(loss_at, model.parameters(), steps=steps, rate=2e-3, what="evaluator", progress=progress)
+    for families, steps, rate in cycles:
+        pool = make_pool(families, processor.image_processor, rng)
+        patches = (_patches(tower, pool.left), _patches(tower, pool.right))
+        fit(
+            lambda _, pool=pool, patches=patches: loss_at(pool, *patches),  # type: ignore[misc]
+            model.parameters(),
+            steps=steps,
+            rate=rate,
+            what="evaluator",
+            progress=progress,
+            layers=model.model.language_model.layers,
+        )
     export(model, processor, out)
 
 
@@ -303,8 +314,10 @@ def _show(pool: Pool, rng: Random) -> tuple[int, int, list[tuple[str, str]]]:
         fulfilled = not satisfied(wishes[0].claims, scene) if wishes else rng.random() < 0.5
         wishes.append(any_wish(scene, rng, reference, fulfilled))
     asked = [(ASK.format(instruction=w.text), judgement(w.claims, scene)) for w in wishes]
-    if rng.random() < 0.2:
-        side, what = ("left", pool.scenes[left]) if reference else ("right", scene)
+    if rng.random() < 0.4:
+        side, what = "right", scene
+        if reference and rng.random() < 0.3:
+            side, what = "left", pool.scenes[left]
         asked[0] = (READ.format(side=side), caption(what))
     return left, right, asked
 
@@ -316,6 +329,8 @@ def _pretrain_tower(tower: Any, image_processor: Any, rng: Random, progress: Pro
     tiles = _tiles(image_processor, list(zip(images, [*images[1:], images[0]], strict=True)))
     left, right = vision.patch_targets(first), vision.patch_targets(second)
     both = torch.cat([left[:, :, ::2], right[:, :, ::2]], 2)  # the thumbnail squeezes each to half
+    for part, place in ((right, 1), (both[:, :, :2], 2), (both[:, :, 2:], 3)):
+        part[..., -1] += len(CELLS) * place  # labels and margins tell left from right
     vision.pretrain(
         tower,
         lambda images: tower(images).last_hidden_state[:, 1:],
@@ -401,8 +416,8 @@ def evaluate_evaluator(
         processor,
         [
             (
-                vision.draw(case.left) if case.left else None,
-                vision.draw(case.right),
+                draw(case.left) if case.left else None,
+                draw(case.right),
                 ASK.format(instruction=case.wish.text),
             )
             for case in judged

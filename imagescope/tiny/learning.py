@@ -56,20 +56,34 @@ def fit(
     rate: float,
     what: str,
     progress: Progress = quiet,
-    weight_decay: float = 0.01,
+    layers: nn.Module | None = None,
 ) -> None:
-    """Minimises loss_at(step) over `steps` steps: AdamW, one-cycle schedule, clipped at norm 1."""
+    """Minimises loss_at(step) over `steps` steps: AdamW, one-cycle schedule, clipped at norm 1.
+
+    layers: the part whose matrices Muon moves instead, which needs far fewer samples.
+    """
     trained = [p for p in parameters if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, rate, betas=(0.9, 0.98), weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1)
+    inner = {p for p in layers.parameters() if p.ndim == 2} if layers else set()
+    others = [p for p in trained if p not in inner]
+    moving: list[Any] = [torch.optim.AdamW(others, rate, betas=(0.9, 0.98), weight_decay=0.01)]
+    if inner:
+        matrices = [p for p in trained if p in inner]
+        moving.append(
+            torch.optim.Muon(matrices, rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+        )
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR
+    moving += [
+        one_cycle(o, rate, total_steps=steps + 1, cycle_momentum=o is moving[0]) for o in moving
+    ]
     mean = None
     for step in range(steps):
         loss = loss_at(step)
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in trained:
+            parameter.grad = None
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        schedule.step()
+        for part in moving:
+            part.step()
         mean = loss.item() if mean is None else 0.95 * mean + 0.05 * loss.item()
         progress(what, step + 1, steps, mean)
 

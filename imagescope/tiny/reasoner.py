@@ -33,7 +33,7 @@ from imagescope.tiny.learning import (
 from imagescope.tiny.scenes import CELLS
 from imagescope.tiny.tokens import word_tokenizer
 
-STEPS, WARMUP, BATCH, RATE = 2400, 100, 32, 4e-3
+STEPS, WARMUP, BATCH, RATE = 3000, 100, 32, 4e-3
 LAYERS, WIDTH, HEADS, INNER, CONTEXT = 4, 128, 4, 352, 2048
 # Of a hundred queries: composed ones are the hardest to learn.
 MIX = {"composed": 74, "text": 12, "dialogue": 14}

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -72,7 +73,7 @@ def _roles(only: Sequence[str] | None) -> list[str]:
     return [role for role in ROLES if not only or role in only]
 
 
-def _function(verb: str, role: str) -> Callable[..., object]:  # imported late: torch takes seconds
+def _function(verb: str, role: str) -> Callable[..., Any]:  # imported late: torch takes seconds
     return getattr(import_module(f"imagescope.tiny.{role}"), f"{verb}_{role}")
 
 

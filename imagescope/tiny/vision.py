@@ -2,7 +2,8 @@
 
 Trained end to end from nothing, a tiny vision-language model stays near guessing for as long as
 one cares to wait. So each tower first learns alone what is to be seen: every patch of 16 pixels
-names shape, colour and size of the thing in its cell, and the background.
+names shape, colour and size of the thing in its cell, the background, and the cell itself (without
+it, questions about places were the ones that the models got wrong).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ IMAGE = 64  # pixels a side, as the towers see them; drawn larger, resized by th
 PATCH = 16
 GRID = IMAGE // PATCH  # patches a side; two by two of them make a cell
 WIDTH = 128
-CLASSES = (len(SHAPES) + 1, len(COLOURS) + 1, len(SIZES) + 1, len(BACKGROUNDS))
+CLASSES = (len(SHAPES) + 1, len(COLOURS) + 1, len(SIZES) + 1, len(BACKGROUNDS), len(CELLS))
 TOWER: dict[str, Any] = {  # what the configurations of all four towers have in common
     "hidden_size": WIDTH,
     "intermediate_size": 4 * WIDTH,
@@ -72,9 +73,10 @@ def pixels(image_processor: Any, images: Sequence[Image.Image], chunk: int = 256
 
 
 def patch_targets(what: Sequence[Scene]) -> Tensor:
-    """Classes of each patch's cell: int64 (scenes, GRID, GRID, 4), the last axis shape, colour,
-    size (0: nothing there) and background."""
-    cells = torch.zeros(len(what), 2, 2, 4, dtype=torch.long)
+    """Classes of each patch's cell: int64 (scenes, GRID, GRID, 5), the last axis shape, colour,
+    size (0: nothing there), background and which cell it is."""
+    cells = torch.zeros(len(what), 2, 2, len(CLASSES), dtype=torch.long)
+    cells[..., 4] = torch.arange(len(CELLS)).unflatten(0, (2, 2))
     for i, scene in enumerate(what):
         cells[i, :, :, 3] = list(BACKGROUNDS).index(scene.background)
         for thing in scene.things:
@@ -107,21 +109,23 @@ def pretrain(
     batch: int = 64,
     progress: Progress = quiet,
 ) -> float:
-    """Trains `tower` until its patches name what is in their cells; then freezes it.
+    """Trains `tower` until its patches name what is in their cells, and where; then freezes it.
 
     patches_of: pixels (batch, 3, IMAGE, IMAGE) -> the features that the model will use, of the
         patches in reading order: (batch, GRID * GRID, WIDTH).
-    images, targets: pixels() and patch_targets() of scenes for training; the last 256 are held out.
-    Returns the share of held-out patches of which all four classes are right.
+    images, targets: pixels() and patch_targets() of scenes for training (where there are more
+        places than cells, the last class may count on); the last 256 are held out.
+    Returns the share of held-out patches of which all classes are right.
     """
     initialise(tower)
-    head = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, sum(CLASSES)))
     answers = targets.flatten(1, 2)
+    classes = (*CLASSES[:-1], int(targets[..., -1].max()) + 1)
+    head = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, sum(classes)))
     train = len(images) - 256
 
     def loss_at(step: int) -> Tensor:
         chosen = torch.randint(train, (batch,))
-        guesses = head(patches_of(images[chosen])).split(CLASSES, -1)
+        guesses = head(patches_of(images[chosen])).split(classes, -1)
         wanted = answers[chosen].unbind(-1)
         losses = [
             nn.functional.cross_entropy(guess.flatten(0, 1), right.flatten())
@@ -133,6 +137,6 @@ def pretrain(
     fit(loss_at, parameters, steps=steps, rate=1.5e-3, what="vision tower", progress=progress)
     tower.requires_grad_(False)
     with torch.no_grad():
-        guesses = head(patches_of(images[train:])).split(CLASSES, -1)
+        guesses = head(patches_of(images[train:])).split(classes, -1)
     right = torch.stack([guess.argmax(-1) for guess in guesses], -1) == answers[train:]
     return right.all(-1).float().mean().item()
