@@ -26,7 +26,8 @@ def track(items: Iterable[T], total: int, label: str) -> Iterator[T]:
         start = last = time.monotonic()
         for done, item in enumerate(items, 1):
             now = time.monotonic()
-            if now - last > EVERY and done < total:
+            # (answers come in chunks: the first of one says little about the rate)
+            if now - last > EVERY and total // 4 <= done < total:
                 rate = done / (now - start)
                 left = (total - done) / rate
                 log.info("%s: %d of %d, %.1f/s, %.0f s left", label, done, total, rate, left)
