@@ -109,9 +109,9 @@ def train_captioner(
     seed: int = 0,
     threads: int = 2,
     progress: Progress = quiet,
-    steps: int = 1200,
+    steps: int = 700,
     batch: int = 64,
-    pool: int = 8000,
+    pool: int = 6000,
 ) -> None:
     """Trains the captioner from nothing and writes it to `out`."""
     rng = start(seed, threads)
@@ -157,7 +157,7 @@ def train_captioner(
 
     model.model.vision_tower.requires_grad_(False)
     fit(loss_at, model.parameters(), steps=steps, rate=1.5e-3, what="captioner", progress=progress)
-    export(model, processor, out, RENAMED)
+    export(model.bfloat16(), processor, out, RENAMED)
 
 
 @torch.no_grad()

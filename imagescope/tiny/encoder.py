@@ -76,9 +76,9 @@ def train_encoder(
     seed: int = 0,
     threads: int = 2,
     progress: Progress = quiet,
-    steps: int = 400,
+    steps: int = 200,
     batch: int = 192,
-    pool: int = 8000,
+    pool: int = 6000,
 ) -> None:
     """Trains the encoder from nothing and writes it to `out`."""
     rng = start(seed, threads)
