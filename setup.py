@@ -1,4 +1,4 @@
-"""Metadata lives in pyproject.toml; only configs/ is said here, which becomes imagescope/configs."""
+"""Metadata lives in pyproject.toml; here: configs/ becomes imagescope/configs in the wheel."""
 
 from setuptools import find_packages, setup
 

@@ -152,6 +152,7 @@ def run(config: RunConfig) -> Result:
         folder.close(f"failed: {error}")
         raise
     folder.close("finished")
+    _report(folder.path, benchmark.gallery.files)
     return result
 
 
@@ -235,7 +236,6 @@ def _run(
         fallbacks=fallbacks,
         files=[path.name for path in files],
     )
-    _report(folder.path, gallery.files)
     return Result(folder.path, metrics, traces, steps, seconds, files)
 
 

@@ -177,7 +177,7 @@ def make_manifest(kind: str, images: int) -> dict:
         "steps": {
             name: {**step, "seconds": seconds}
             for name, seconds in (
-                *(("caption", 9.5), ("synthesis", 22.1), ("questions", 8.0), ("embedding", 3.2)),
+                *(("captions", 9.5), ("synthesis", 22.1), ("questions", 8.0), ("embedding", 3.2)),
                 *(("retrieval", 0.3), ("verification", 31.5), ("evaluation", 17.0)),
             )
         },

@@ -36,7 +36,7 @@ def tokenizer(folder: Path, size: int) -> dict[str, int]:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = "a red circle two small blue squares on green ground".split()
+    words = ["a", "red", "circle", "two", "small", "blue", "squares", "on", "green", "ground"]
     special = ["<pad>", "<s>", "<unk>"]
     vocabulary = {word: i for i, word in enumerate([*special, *words])} | {"</s>": size - 1}
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -81,7 +81,9 @@ def openclip(folder: Path) -> EncoderConfig:
 
     model_cfg = {
         "embed_dim": 24,
-        "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 16, "head_width": 16},
+        "vision_cfg": {
+            "image_size": 32, "layers": 2, "width": 32, "patch_size": 16, "head_width": 16,
+        },
         "text_cfg": {
             "context_length": 16, "vocab_size": 40, "width": 32, "heads": 2, "layers": 2,
             "hf_tokenizer_name": str(folder), "eos_id": 39,

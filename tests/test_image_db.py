@@ -287,7 +287,7 @@ def test_references_outside_the_gallery_are_captioned_but_not_ranked(tmp_path, p
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path, photos):
     (tmp_path / "db").write_text("a file where the folder should be")
-    with pytest.raises(UserError, match="cannot be written.*--image-db"):
+    with pytest.raises(UserError, match=r"cannot be written.*--image-db"):
         Built(tmp_path, gallery(photos))
 
 

@@ -14,7 +14,7 @@ from imagescope.report.charts import Scores
 
 ROLES = ("captioner", "reasoner", "encoder", "verifier", "evaluator")
 STEPS = {  # step -> (stage it belongs to, 0: the image database; name)
-    "caption": (0, "Captions of the gallery"),
+    "captions": (0, "Captions of the gallery"),
     "embedding": (0, "Embeddings of the gallery"),
     "synthesis": (1, "Edits and descriptions"),
     "retrieval": (1, "Retrieval"),

@@ -1,8 +1,8 @@
 """What the tiny reasoner is to answer: free reasoning, then a fenced JSON object.
 
 For an edit it first finds the place and writes what will be there ("red circle", then "top left:
-large blue circle"), then goes through the whole result place by place: every line is one look-up, and
-the description is copying, in reading order by itself.
+large blue circle"), then goes through the whole result place by place: every line is one look-up,
+and the description is copying, in reading order by itself.
 """
 
 from __future__ import annotations
