@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -63,6 +64,7 @@ def search(
     from imagescope.own import show
     from imagescope.own.scope import ImageScope
 
+    _hush()
     with ImageScope.open(name, models, _engine(engine), resident=False) as scope:
         answer = scope.search(text, reference, tuple(stages.replace(",", " ").split()), top)
         folder = scope.manifest.folder
@@ -89,6 +91,7 @@ def chat(
     from imagescope.own.conversation import Conversation
     from imagescope.own.scope import ImageScope
 
+    _hush()
     wanted = tuple(stages.replace(",", " ").split())
     with ImageScope.open(name, models, _engine(engine), resident=not alone) as scope:
         pictures = f"{len(scope)} pictures of {scope.manifest.folder}"
@@ -117,6 +120,7 @@ def serve(
     """Open a page for searching in the browser, for this machine alone unless --host says other."""
     from imagescope.own.web import serve as run
 
+    _hush()
     if host not in ("127.0.0.1", "localhost", "::1"):
         console.print(
             f"Listening on {host}: whoever reaches this machine can search these pictures and see "
@@ -124,6 +128,13 @@ def serve(
             markup=False,
         )
     run(name, host, port, top, models, _engine(engine), resident=not alone)
+
+
+def _hush() -> None:
+    """No log line for each step: those are for runs, a search asks a handful of questions."""
+    logger = logging.getLogger("imagescope")
+    if logger.level == logging.INFO:
+        logger.setLevel(logging.WARNING)
 
 
 def _engine(name: str | None) -> EngineName | None:
