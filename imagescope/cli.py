@@ -199,6 +199,17 @@ def report(
     console.print(str(page), soft_wrap=True)
 
 
+@app.command()
+def overview(
+    runs: Annotated[Path, typer.Argument(help="The folder of all runs.")] = Path("runs"),
+    run_name: Annotated[str, Opt(help="Which run of each benchmark.")] = "default",
+) -> None:
+    """One table of the newest run of each benchmark."""
+    from imagescope.overview import newest, print_overview
+
+    print_overview(newest(runs, run_name), console)
+
+
 @tiny_app.command("make")
 def tiny_make(
     root: Annotated[Path, typer.Argument(help="Where the six datasets go.")] = Path("data/tiny"),

@@ -1,0 +1,57 @@
+"""Several runs in one table: each benchmark's main metric by stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from imagescope import datasets
+from imagescope.errors import UserError
+from imagescope.records import STAGES, Estimate
+from imagescope.runs import read_metrics
+
+
+def newest(runs: Path, name: str = "default") -> list[Path]:
+    """The newest finished run of that name of each benchmark below a runs folder."""
+    found = []
+    for benchmark in datasets.NAMES:
+        manifests = list(runs.glob(f"{benchmark}/{name}/*/manifest.json"))
+        finished = [path for path in manifests if _status(path) == "finished"]
+        if finished:
+            found.append(max(finished, key=lambda path: path.stat().st_mtime).parent)
+    if not found:
+        raise UserError(f"{runs}: no finished run named {name}")
+    return found
+
+
+def print_overview(folders: Sequence[Path], console: Console) -> None:
+    """A line a run: its main metric by stage, in percent with 95 % intervals."""
+    table = Table("benchmark", "split", "queries", "metric", *STAGES)
+    for folder in folders:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        metrics = read_metrics(folder)
+        name = manifest["config"]["dataset"]
+        main = datasets.spec(name).main_metric
+        if main not in metrics.get("stage1", {}):  # CIRR's subset, say
+            main = next(iter(metrics.get("stage1", {})), "targets hidden")
+        cells = [_cell(metrics.get(stage, {}).get(main)) for stage in STAGES]
+        queries = f"{manifest['benchmark']['queries']:,}"
+        table.add_row(name, manifest["config"]["split"], queries, main, *cells)
+    console.print(table)
+
+
+def _status(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8")).get("status"))
+    except (OSError, ValueError, AttributeError):
+        return "unreadable"
+
+
+def _cell(found: object) -> str:
+    if not isinstance(found, Estimate):
+        return ""
+    return f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}]"
