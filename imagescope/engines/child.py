@@ -102,6 +102,7 @@ class Child:
         )
         os.close(writing)
         self._replies = os.fdopen(reading, "rb")
+        threading.Thread(target=_outlive, args=(self._process,), daemon=True).start()
 
     def _say(self, message: Any) -> None:
         assert self._process and self._process.stdin
@@ -145,6 +146,12 @@ def _end(pid: int) -> None:
     """Ends the process and everything it started."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
+
+
+def _outlive(process: subprocess.Popen[bytes]) -> None:
+    """Ends what a dead child left running: it would hold the pipe open, and GPU memory."""
+    process.wait()
+    _end(process.pid)
 
 
 def _listen(requests: SimpleQueue[list[Request]]) -> None:

@@ -159,8 +159,9 @@ class Transformers:
             text = speaker.apply_chat_template(
                 [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
             )
-        if request.images and self._sees and self._processor.image_token not in text:
-            text = self._processor.image_token * len(request.images) + text
+        mark = getattr(self._processor, "image_token", "")
+        if request.images and mark and mark not in text:
+            text = mark * len(request.images) + text
         return str(text)
 
     def _alike(self, requests: Sequence[Request], texts: dict[int, str]) -> list[Batch]:
