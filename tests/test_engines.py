@@ -515,7 +515,8 @@ def test_vllm_and_transformers_say_the_same(role: str, tmp_path: Path) -> None:
         found.append([r.text for r in collect(engine, requests)])
         engine.close()
     same = sum(a == b for a, b in zip(*found, strict=True))
-    assert same >= 19
+    # PaliGemma's mask over the question differs between the two: see docs/engines.md
+    assert same >= (18 if role == "verifier" else 20)
 
 
 # Choosing, and text
