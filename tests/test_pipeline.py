@@ -117,9 +117,12 @@ def test_another_tau_and_alpha_ask_only_what_is_new(cirr: Path, run: Run) -> Non
     assert steps["captions"]["asked"] == steps["synthesis"]["asked"] == 0
     assert steps["embedding"]["asked"] == steps["retrieval"]["asked"] == 0
     assert 0 <= steps["verification"]["asked"] < steps["verification"]["cached"]
+    more = load(run(*options, "--top-k", "30"), "manifest.json")["steps"]
+    assert more["questions"]["asked"] == 0
+    assert 0 < more["verification"]["asked"] < more["verification"]["cached"]
     alpha = load(run(*options, "--alpha", "5"), "manifest.json")["steps"]
     assert alpha["verification"]["asked"] == 0
-    assert 0 < alpha["evaluation"]["asked"] < alpha["evaluation"]["wanted"]
+    assert alpha["evaluation"]["asked"] < alpha["evaluation"]["cached"]
 
 
 def test_subset_ranks_the_image_set_alone(run: Run) -> None:
@@ -169,9 +172,9 @@ def test_a_bundle_replays_without_images_models_or_cache(
     assert set(load(again, "manifest.json")["loads"].values()) == {0}
     assert not (tmp_path / "image_db").exists() and not (tmp_path / "responses.sqlite").exists()
     capsys.readouterr()
-    assert main([*line, "--alpha", "5"]) == 1
+    assert main([*line, "--top-k", "100"]) == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert "not in the bundle" in said and "evaluation" in said and "query" in said
+    assert "not in the bundle" in said and "verification, query" in said
 
 
 def test_the_plan_counts_what_is_held(
@@ -189,8 +192,8 @@ def test_the_plan_counts_what_is_held(
     steps = load(cirr, "manifest.json")["steps"]
     for step in ("synthesis", "questions", "evaluation"):
         assert rows[step][1:4] == [str(steps[step]["wanted"])] * 2 + ["0"]
-    assert main([*line, "--alpha", "5"]) == 0
-    assert "160" in capsys.readouterr().out  # 32 queries, at most five pairs each
+    assert main([*line, "--top-k", "100"]) == 0
+    assert "≤ 96" in capsys.readouterr().out  # unknown candidates: 32 queries, three pairs each
 
 
 def test_more_candidates_than_images(run: Run) -> None:
