@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent
 ROLES = ("captioner", "reasoner", "verifier", "evaluator")
 EngineName = Literal["auto", "transformers", "vllm", "openai"]
 Stage = Literal["s1", "s2", "s3"]
-# protocol -> the options it presets (FIDELITY: what the authors' pipeline does, and what the
+# protocol -> the options it presets (what the authors' pipeline does, and what the
 # benchmarks' own authors define)
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "paper": {"exclude_reference": False, "first_round": 1},

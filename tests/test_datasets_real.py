@@ -17,7 +17,7 @@ from imagescope.errors import UserError
 
 pytestmark = needs_real
 
-COUNTS = {  # FIDELITY: dialogues count once
+COUNTS = {  # as published; dialogues count once
     ("CIRR", "val"): (4181, 2297),
     ("CIRR", "test"): (4148, 2315),
     ("FashionIQ-dress", "val"): (2017, 3817),

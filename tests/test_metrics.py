@@ -1,4 +1,4 @@
-"""Metrics against slow, obvious definitions, golden values and the checks that FIDELITY gives."""
+"""Metrics against slow, obvious definitions, golden values and checks worked by hand."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def dialogues(table: list[list[float]], pool: int = 100) -> tuple[list[Query], l
     return [q for q, _ in pairs], [r for _, r in pairs]
 
 
-CHECK = [[12.0, 3, 50], [9, 40, 2], [11, 10, 0]]  # FIDELITY: a row is a round
+CHECK = [[12.0, 3, 50], [9, 40, 2], [11, 10, 0]]  # a row is a round
 
 
 def test_the_visdial_check() -> None:

@@ -24,7 +24,7 @@ DOCS = "docs/benchmarks.md says where to get it and how to lay it out"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a benchmark is scored (see FIDELITY and the README's table of protocols).
+    """How a benchmark is scored (see the README's table of protocols).
 
     exclude_reference: CIRR's reference is no candidate.  first_round: of a dialogue, 0 or 1.
     subset: CIRR's image set alone is ranked.  shared_concept: CIRCO's goes with the instruction.

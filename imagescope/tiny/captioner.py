@@ -26,7 +26,7 @@ from imagescope.tiny.learning import (
 from imagescope.tiny.scenes import random_scene
 from imagescope.tiny.tokens import word_tokenizer
 
-ASK = "USER:{image}\n{request}\nASSISTANT:"  # FIDELITY.md, section 1
+ASK = "USER:{image}\n{request}\nASSISTANT:"  # the captioner's raw prompt
 REQUEST = "Describe the image."  # what configs/prompts/tiny/caption.txt asks
 REPETITION_PENALTY = 1.05
 MAX_NEW_TOKENS = 256

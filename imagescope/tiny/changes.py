@@ -1,4 +1,4 @@
-"""Edits of a scene, of FIDELITY's five types: what they do, how they are asked for, and what must
+"""Edits of a scene, of the method's five types: what they do, how they are asked for, and what must
 be true of an image that has them.
 
 An instruction names a thing as people do ("the circle", "the red circle"); the reasoner, which

@@ -43,7 +43,7 @@ from imagescope.tiny.scenes import (
 )
 from imagescope.tiny.tokens import word_tokenizer
 
-PROMPT = "Answer the question with Yes or No. {question}"  # FIDELITY.md, section 2, stage 2
+PROMPT = "Answer the question with Yes or No. {question}"  # stage 2 asks so
 LAYERS = 3
 VALUES = {"size": SIZES, "colour": tuple(COLOURS), "shape": SHAPES, "cell": CELLS}
 USUAL = (LOOK, ("size", *LOOK), (*LOOK, "cell"), ATTRIBUTES)  # what synthesis asks for

@@ -1,6 +1,6 @@
 """Stage 1 at CIRCO's size: ours against the paper's way and against the bare matrix product.
 
-The paper's way, written here as FIDELITY's sections 2 and 5 describe it: two products for every
+The paper's way, written here as its release does it: two products for every
 description, a full sort of every query's scores, and the first 15,000 names of each as a Python
 list, in which the target is looked up. Ours is `retrieve`, from embeddings on disk to rankings
 with exact ranks, the fused matrix made on the way; ratios are those of keeping 100 names a query,
