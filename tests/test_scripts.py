@@ -128,7 +128,9 @@ def test_status_is_passed_on(venv: Path, tmp_path: Path) -> None:
     told = bash(ROOT / "script/run_FashionIQ.sh", venv=venv, cwd=tmp_path, FAIL="shirt")
     assert told.returncode == 3 and len(told.stdout.splitlines()) == 2
     told = bash(ROOT / "script/run_all.sh", venv=venv, cwd=tmp_path, FAIL="CIRR")
-    assert told.returncode == 3 and len(told.stdout.splitlines()) == 8  # the others all ran
+    calls = told.stdout.splitlines()
+    assert told.returncode == 3 and len(calls) == 9  # the others all ran
+    assert calls[-1].startswith("overview|")  # and the table comes last
 
 
 def test_without_an_installation_it_says_what_to_do(tmp_path: Path) -> None:
