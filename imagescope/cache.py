@@ -96,6 +96,7 @@ class Cache:
     def __init__(self, path: Path, connection: sqlite3.Connection):
         self.path = path
         self.used = Used()
+        self.only: set[str] | None = None  # ids of the identities that `replayed` may find
         self._connection, self._lock = connection, threading.RLock()
         self.bundle = self._meta("kind") == "bundle"
 
@@ -176,7 +177,9 @@ class Cache:
             kept_engine = kept.pop("engine", "auto")
             others.append(str(kept.get("model")))
             if kept == json.loads(canonical(asked)) and engine in ("auto", kept_engine):
-                found[identity] = self._json(identity)
+                made = self._json(identity)
+                if self.only is None or digest(made) in self.only:
+                    found[identity] = made
         if len(found) != 1:
             raise UserError(
                 f"{self.path}: {'several' if found else 'nothing'} for {declared.get('model')} "

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from imagescope import bundle
-from imagescope.cache import Cache, cache_path
+from imagescope.cache import Cache, cache_path, digest
 from imagescope.config import RunConfig
 from imagescope.encoders import CachedTexts, open_encoder
 from imagescope.errors import UserError
@@ -17,13 +17,15 @@ from imagescope.pipeline import USED, Models, load_benchmark
 from imagescope.prompts import load_prompts
 
 
-def run_config(folder: Path) -> RunConfig:
-    """The configuration that a run folder's manifest holds. Raises UserError."""
+def read_manifest(folder: Path) -> tuple[RunConfig, set[str]]:
+    """What a run folder's manifest holds: the configuration, and the ids of the identities that
+    answered. Raises UserError."""
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        return RunConfig.model_validate(manifest["config"])
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        made_by = {digest(identity) for identity in manifest["models"].values()}
+        return RunConfig.model_validate(manifest["config"]), made_by
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise UserError(f"{path}: not the manifest of a run ({error})") from None
 
 
@@ -36,12 +38,14 @@ def export_run(folder: Path, target: Path) -> dict[str, int]:
     if not (folder / USED).is_file():
         raise UserError(f"{folder}: no {USED}; is this the folder of a finished run?")
     used = bundle.read_used(folder / USED)
-    config = run_config(folder)
+    config, made_by = read_manifest(folder)
     if config.replay:
         raise UserError(f"{folder}: this run is itself a replay of {config.replay}: copy that file")
     benchmark = load_benchmark(config)
     prompts = load_prompts(config.prompts, config.dataset)
     with Cache.open(cache_path(config)) as cache:
+        # a checkpoint may have been retrained in its place since: the cache then knows several
+        cache.only = made_by
         models = Models(config, cache, strict=True)
         db = ImageDB.open(
             config.image_db, benchmark.name, benchmark.split, benchmark.gallery, cache

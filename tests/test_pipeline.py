@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from imagescope.cache import Cache
 from imagescope.cli import main
 from imagescope.records import STAGES
 from imagescope.runs import read_traces
@@ -154,10 +155,20 @@ def test_text_to_image_and_dialogue_run_through_the_same_stages(run: Run) -> Non
     assert {"BRI", "Hits@10/0"} <= set(load(official, "metrics.json")["stage3"])
 
 
+def identities(cache: Cache) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    rows = cache.rows("SELECT declared, identity FROM identities")
+    return [(json.loads(declared), json.loads(identity)) for declared, identity in rows]
+
+
 def test_a_bundle_replays_without_images_models_or_cache(
     cirr: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = tmp_path / "bundle.sqlite"
+    manifest = load(cirr, "manifest.json")
+    with Cache.open(manifest["config"]["cache"]) as cache:  # a checkpoint retrained in its place
+        for made_by in manifest["models"].values():
+            declared = next(d for d, i in identities(cache) if i == made_by)
+            cache.register(made_by | {"sha256": "another"}, declared)
     assert main(["cache", "export", str(cirr), "--output", str(bundle)]) == 0
     bare = tmp_path / "data"
     shutil.copytree(
