@@ -21,7 +21,7 @@ from imagescope.bundle import write_used
 from imagescope.cache import Cache, cache_path
 from imagescope.config import ROLES, ModelConfig, RunConfig
 from imagescope.datasets.base import Benchmark
-from imagescope.encoders import CachedTexts, open_encoder
+from imagescope.encoders import CachedTexts, Encoder, open_encoder
 from imagescope.engines import open_engine
 from imagescope.engines.cached import Cached
 from imagescope.engines.role import Role, Step
@@ -183,10 +183,10 @@ def _run(
         encoder = open_encoder(config.models.encoder, ray_address=config.ray_address)
         texts = CachedTexts(encoder, cache, replay=config.replay is not None)
         try:
-            with _timed(steps, "embedding") as step:
+            with _timed(steps, "embedding", encoder) as step:
                 vectors = db.vectors(encoder, texts, captions)
                 step.wanted, step.cached, step.asked = db.counts
-            with _timed(steps, "retrieval") as step:
+            with _timed(steps, "retrieval", encoder) as step:
                 first = _retrieve(config, benchmark, syntheses, texts, vectors)
                 step.wanted, step.cached, step.asked = texts.take_counts()
                 step.duplicates = step.wanted - step.cached - step.asked
@@ -256,11 +256,14 @@ def _retrieve(
 
 
 @contextmanager
-def _timed(steps: dict[str, Step], name: str) -> Iterator[Step]:
-    start, step = time.monotonic(), Step()
-    steps[name] = step
+def _timed(steps: dict[str, Step], name: str, encoder: Encoder) -> Iterator[Step]:
+    """A step whose model is the encoder."""
+    start, working, loading = time.monotonic(), encoder.seconds, encoder.load_seconds
+    steps[name] = step = Step()
     yield step
     step.seconds = time.monotonic() - start
+    step.model_seconds = encoder.seconds - working
+    step.load_seconds = encoder.load_seconds - loading
 
 
 def _score(
