@@ -9,7 +9,7 @@ import torch
 from imagescope.engines.images import canvas
 from imagescope.errors import UserError
 from imagescope.prompts import VERIFICATION, load_prompts
-from imagescope.tiny import captioner, encoder, evaluator, verifier, vision
+from imagescope.tiny import captioner, encoder, evaluator, verifier, vision, wishes
 from imagescope.tiny.language import judgement, satisfied
 from imagescope.tiny.learning import IGNORED, batch_texts, renamed
 from imagescope.tiny.scenes import random_scene, split_of
@@ -75,13 +75,13 @@ def test_wishes_have_the_wanted_truth(reference: bool, fulfilled: bool) -> None:
     rng = Random(4)
     for _ in range(30):
         scene = random_scene(rng)
-        wish = evaluator.any_wish(scene, rng, reference, fulfilled)
+        wish = wishes.any_wish(scene, rng, reference, fulfilled)
         assert satisfied(wish.claims, scene) == fulfilled
         assert judgement(wish.claims, scene).endswith("Yes" if fulfilled else "No")
 
 
 def test_evaluation_cases_are_balanced_and_held_out() -> None:
-    cases = evaluator.cases(80, Random(5))
+    cases = wishes.cases(80, Random(5))
     assert sum(case.expected for case in cases) == 40
     assert all(split_of(case.right) == "benchmark" for case in cases)
 
