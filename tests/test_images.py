@@ -81,6 +81,19 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     assert found.getpixel((1, 7)) == (0, 0, 255)
 
 
+def test_heic_as_telephones_make_it(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif reads HEIC")
+    heif.register_heif_opener()
+    picture = Image.new("RGB", (64, 32), "red")
+    picture.paste("blue", (0, 0, 32, 32))
+    picture.getexif()[0x0112] = 6  # turned by 90 degrees clockwise: what was left is on top
+    picture.save(tmp_path / "a.HEIC", quality=95)
+    found = load_picture(tmp_path / "a.HEIC")
+    assert found.size == (32, 64) and found.mode == "RGB"
+    top, bottom = found.getpixel((16, 10)), found.getpixel((16, 54))
+    assert top[2] > 200 > 60 > top[0] and bottom[0] > 200 > 60 > bottom[2]
+
+
 def test_what_is_no_image_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "whole.jpg")
