@@ -9,7 +9,7 @@ import torch
 from imagescope.engines.images import canvas
 from imagescope.errors import UserError
 from imagescope.prompts import VERIFICATION, load_prompts
-from imagescope.tiny import captioner, encoder, evaluator, verifier, vision, wishes
+from imagescope.tiny import captioner, encoder, evaluator, reasoner, verifier, vision, wishes
 from imagescope.tiny.language import judgement, satisfied
 from imagescope.tiny.learning import IGNORED, batch_texts, renamed
 from imagescope.tiny.scenes import random_scene, split_of
@@ -41,6 +41,28 @@ def test_verifier_answers() -> None:
     assert figures["accuracy_yes"] >= 0.9
     assert figures["accuracy_no"] >= 0.9
     assert figures["well_formed"] == 1
+
+
+def test_reasoner_reasons() -> None:
+    figures = reasoner.evaluate_reasoner(MODELS / "reasoner", count=96, threads=1)
+    assert figures["json"] >= 0.97
+    assert min(figures["edits"], figures["descriptions"]) >= 0.9
+    assert figures["questions"] >= 0.9
+
+
+def test_training_writes_a_checkpoint_that_answers(tmp_path: Path) -> None:
+    said: list[tuple[str, int]] = []
+    reasoner.train_reasoner(
+        tmp_path / "r",
+        steps=2,
+        lookups=3,
+        threads=1,
+        progress=lambda what, step, steps, loss: said.append((what, step)),
+    )
+    drilled = [("look-ups", step) for step in (1, 2, 3)]
+    assert said == [*drilled, ("reasoner", 1), ("reasoner", 2)]
+    figures = reasoner.evaluate_reasoner(tmp_path / "r", count=4, threads=1)
+    assert figures["json"] == 0  # it has learned nothing yet
 
 
 def test_evaluator_decides() -> None:

@@ -2,12 +2,14 @@
 world's own instructions, captions and dialogues.
 
 Every sample is fresh and made of training scenes only. What lets so small a model edit scenes
-reliably is the form of its answers (answers.py) and a tokenizer in which a place, or a fixed
-piece of JSON, is one token.
+reliably: the form of its answers (answers.py); a tokenizer in which a thing ("large red circle at
+the top left") or a fixed piece of JSON is one token, so that looking up is one step of attention;
+an exercise in looking things up before all else; and embeddings that learn fast.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -20,7 +22,13 @@ from torch import Tensor, nn
 
 from imagescope.parsing import OK, find_json
 from imagescope.prompts import load_prompts
-from imagescope.tiny.answers import Sample, composed_sample, dialogue_samples, text_sample
+from imagescope.tiny.answers import (
+    Sample,
+    composed_sample,
+    dialogue_samples,
+    lookup_sample,
+    text_sample,
+)
 from imagescope.tiny.learning import (
     IGNORED,
     Progress,
@@ -30,15 +38,26 @@ from imagescope.tiny.learning import (
     quiet,
     start,
 )
-from imagescope.tiny.scenes import CELLS
+from imagescope.tiny.scenes import BACKGROUNDS, CELLS, COLOURS, SHAPES, SIZES
 from imagescope.tiny.tokens import word_tokenizer
 
-STEPS, WARMUP, BATCH, RATE = 3000, 100, 32, 4e-3
-LAYERS, WIDTH, HEADS, INNER, CONTEXT = 4, 128, 4, 352, 2048
-# Of a hundred queries: composed ones are the hardest to learn.
-MIX = {"composed": 74, "text": 12, "dialogue": 14}
+STEPS, WARMUP, BATCH = 2800, 100, 32
+RATES = 4e-3, 1e-2  # of matrices; of embeddings and norms
+LAYERS, WIDTH, HEADS, INNER, CONTEXT = 4, 128, 2, 352, 2048
+MIX = {"composed": 55, "text": 15, "dialogue": 30}  # of a hundred queries
 QUESTIONS_SHARE = 0.3  # of all queries: their second call is trained on, too
+# Look-ups alone come first: at most so many steps, until the loss has fallen this far; then they
+# are this share of all samples.
+LOOKUPS, LEARNED, LOOKUPS_SHARE = 1500, 0.03, 0.1
 PIECES = (
+    *(
+        f"{size}{colour} {shape}{place}"
+        for size in ("", *(f" {size}" for size in SIZES))
+        for colour in ("", *(f" {colour}" for colour in COLOURS))
+        for shape in SHAPES
+        for place in ("", *(f" at the {cell}" for cell in CELLS))
+    ),
+    *(f" on a {colour} background" for colour in BACKGROUNDS),
     *(f" {word} the {cell}" for word in ("at", "in", "to") for cell in CELLS),
     *(f"{cell}:" for cell in CELLS),
     *(f"\n   ({i})" for i in range(1, 5)),
@@ -110,15 +129,29 @@ def build(tokenizer: Any) -> Any:
     return model
 
 
-def _batches(tokenizer: Any, rng: Random, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Endless batches of texts of similar length, so that little is padding."""
-    source = samples(rng, "train")
+def _lookups(rng: Random) -> Iterator[Sample]:
+    prompts = load_prompts("tiny", "CIRR")
     while True:
-        pool = [next(source) for _ in range(size * 32)]
-        prompts = tokenizer([f"{USER}{s.prompt}{ASSISTANT}" for s in pool])["input_ids"]
-        answers = tokenizer([f"{s.answer}{END}" for s in pool])["input_ids"]
-        order = sorted(range(len(pool)), key=lambda i: len(prompts[i]) + len(answers[i]))
-        chunks = [order[i : i + size] for i in range(0, len(order), size)]
+        yield lookup_sample(prompts, rng)
+
+
+def _mixture(rng: Random) -> Iterator[Sample]:
+    """All of it, with a share of look-ups, lest they be forgotten."""
+    tasks, exercise = samples(rng, "train"), _lookups(rng)
+    while True:
+        yield next(exercise if rng.random() < LOOKUPS_SHARE else tasks)
+
+
+def _batches(
+    tokenizer: Any, source: Iterator[Sample], rng: Random, pool: int = 32
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Endless batches, cut from `pool` batches' samples by their length: so little is padding."""
+    while True:
+        drawn = list(itertools.islice(source, pool * BATCH))
+        prompts = tokenizer([f"{USER}{s.prompt}{ASSISTANT}" for s in drawn])["input_ids"]
+        answers = tokenizer([f"{s.answer}{END}" for s in drawn])["input_ids"]
+        order = sorted(range(len(drawn)), key=lambda i: len(prompts[i]) + len(answers[i]))
+        chunks = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
         rng.shuffle(chunks)
         for chunk in chunks:
             yield batch_texts(
@@ -130,6 +163,7 @@ def train_reasoner(
     out: Path,
     *,
     steps: int = STEPS,
+    lookups: int = LOOKUPS,
     seed: int = 0,
     threads: int = 2,
     progress: Progress = quiet,
@@ -137,8 +171,8 @@ def train_reasoner(
 ) -> None:
     """Trains from nothing and writes the checkpoint to `out`, and now and then on the way.
 
-    Muon for the matrices, AdamW for embeddings and norms: it needs a third of the samples that
-    AdamW alone does. The rate rises for WARMUP steps, then falls to nothing along a line.
+    First at most `lookups` steps of looking things up, then `steps` of everything. Muon for the
+    matrices, AdamW for embeddings and norms: it needs a third of the samples that AdamW alone does.
     """
     rng = start(seed, threads)
     tokenizer = make_tokenizer()
@@ -147,17 +181,38 @@ def train_reasoner(
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if not any(p is m for m in matrices)]
     optimizers = (
-        torch.optim.Muon(matrices, RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, RATE, betas=(0.9, 0.98), weight_decay=0.01),
+        torch.optim.Muon(matrices, RATES[0], weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, RATES[1], betas=(0.9, 0.98), weight_decay=0.01),
     )
+    drill = _learn(model, optimizers, _batches(tokenizer, _lookups(rng), rng, pool=1))
+    for step, loss in zip(range(1, lookups + 1), drill, strict=False):
+        progress("look-ups", step, lookups, loss)
+        if loss < LEARNED:
+            break
+    work = _learn(model, optimizers, _batches(tokenizer, _mixture(rng), rng), until=steps)
+    for step, loss in zip(range(1, steps + 1), work, strict=False):
+        progress("reasoner", step, steps, loss)
+        if step % save_every == 0 or step == steps:
+            export(model, tokenizer, out)
+
+
+def _learn(
+    model: Any,
+    optimizers: Sequence[torch.optim.Optimizer],
+    batches: Iterator[tuple[Tensor, Tensor, Tensor]],
+    until: int | None = None,
+) -> Iterator[float]:
+    """The running mean of the loss after each step. Rates rise for WARMUP steps, then stay, or
+    fall along a line to nothing at the step `until`."""
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(
-            o, lambda step: min((step + 1) / WARMUP, 1 - step / (steps + 1))
+            optimizer,
+            lambda step: min((step + 1) / WARMUP, 1 - step / (until + 1) if until else 1),
         )
-        for o in optimizers
+        for optimizer in optimizers
     ]
     mean = None
-    for step, (ids, _, labels) in zip(range(steps), _batches(tokenizer, rng, BATCH), strict=False):
+    for ids, _, labels in batches:
         # No mask: padding is on the right, where causal attention never looks.
         hidden = model.model(input_ids=ids, use_cache=False)[0]
         asked = labels != IGNORED
@@ -168,9 +223,7 @@ def train_reasoner(
         for moving in (*optimizers, *schedules):
             moving.step()
         mean = loss.item() if mean is None else 0.95 * mean + 0.05 * loss.item()
-        progress("reasoner", step + 1, steps, mean)
-        if (step + 1) % save_every == 0 or step + 1 == steps:
-            export(model, tokenizer, out)
+        yield mean
 
 
 def evaluate_reasoner(
