@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from imagescope import datasets
 from imagescope.errors import UserError
@@ -30,7 +30,7 @@ def newest(runs: Path, name: str = "default") -> list[Path]:
 
 def print_overview(folders: Sequence[Path], console: Console) -> None:
     """A line a run: its main metric by stage, in percent with 95 % intervals."""
-    table = Table("benchmark", "split", "queries", "metric", *STAGES)
+    table = Table(Column("benchmark", no_wrap=True), "split", "queries", "metric", *STAGES)
     for folder in folders:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         metrics = read_metrics(folder)

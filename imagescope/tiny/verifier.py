@@ -182,7 +182,7 @@ def train_verifier(
         )
 
     fit(loss_at, model.parameters(), steps=steps, rate=1.5e-3, what="verifier", progress=progress)
-    export(model.bfloat16(), processor, out, RENAMED)
+    export(model, processor, out, RENAMED)
 
 
 def _pretrain_tower(model: Any, processor: Any, rng: Random, progress: Progress) -> None:
