@@ -29,18 +29,20 @@ def newest(runs: Path, name: str = "default") -> list[Path]:
 
 
 def print_overview(folders: Sequence[Path], console: Console) -> None:
-    """A line a run: its main metric by stage, in percent with 95 % intervals."""
-    table = Table(Column("benchmark", no_wrap=True), "split", "queries", "metric", *STAGES)
+    """A row a run: its main metric by stage, in percent with 95 % intervals; 'hidden' where the
+    targets are."""
+    name, metric = Column("benchmark", no_wrap=True), Column("metric", min_width=10)
+    table = Table(name, "split", "queries", metric, *STAGES, pad_edge=False)
     for folder in folders:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         metrics = read_metrics(folder)
-        name = manifest["config"]["dataset"]
-        main = datasets.spec(name).main_metric
+        dataset = manifest["config"]["dataset"]
+        main = datasets.spec(dataset).main_metric
         if main not in metrics.get("stage1", {}):  # CIRR's subset, say
-            main = next(iter(metrics.get("stage1", {})), "targets hidden")
+            main = next(iter(metrics.get("stage1", {})), "hidden")
         cells = [_cell(metrics.get(stage, {}).get(main)) for stage in STAGES]
         queries = f"{manifest['benchmark']['queries']:,}"
-        table.add_row(name, manifest["config"]["split"], queries, main, *cells)
+        table.add_row(dataset, manifest["config"]["split"], queries, main, *cells)
     console.print(table)
 
 
