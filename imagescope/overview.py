@@ -32,7 +32,7 @@ def print_overview(folders: Sequence[Path], console: Console) -> None:
     """A row a run: its main metric by stage, in percent with 95 % intervals; 'hidden' where the
     targets are."""
     name, metric = Column("benchmark", no_wrap=True), Column("metric", min_width=10)
-    table = Table(name, "split", "queries", metric, *STAGES, pad_edge=False)
+    table = Table(name, "split", "queries", metric, *STAGES, show_edge=False)
     for folder in folders:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         metrics = read_metrics(folder)
