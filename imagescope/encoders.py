@@ -102,6 +102,8 @@ class Encoder:
 
     def close(self) -> None:
         """Gives the memory back; the encoder may be used again (it loads again)."""
+        if not self._towers:
+            return
         self._towers = []
         gc.collect()
         if visible_gpus():

@@ -67,6 +67,8 @@ class Transformers:
                 images.forget(keep=following)
 
     def close(self) -> None:
+        if self._model is None:
+            return
         self._model = self._processor = self._tokenizer = None
         gc.collect()
         import torch

@@ -56,6 +56,8 @@ class VLLM:
         yield from self._answer(readable, pixels)
 
     def close(self) -> None:
+        if self._llm is None:
+            return
         self._llm = None
         gc.collect()
 
