@@ -252,7 +252,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    gc.set_threshold(100_000, 20, 20)  # a run keeps many small records: a tenth of a warm one's time
+    gc.set_threshold(100_000, 20, 20)  # a run keeps many small records
     try:
         status = app(normalise(sys.argv[1:] if argv is None else argv), standalone_mode=False)
         return status if isinstance(status, int) else 0
