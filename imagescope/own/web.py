@@ -96,7 +96,8 @@ def build(desk: Desk, top: int) -> Any:
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 said = gr.Chatbot(
-                    label="Conversation",
+                    label="Conversation",  # for screen readers: shown, it would lie on the text
+                    show_label=False,
                     height=360,
                     render_markdown=False,
                     feedback_options=None,
