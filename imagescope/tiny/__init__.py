@@ -8,6 +8,7 @@ training of five small checkpoints that master them.
     families.py   look-alikes, each made from another by an edit
     datasets.py, datasets_composed.py   the six benchmarks, as their authors lay them out
     answers.py    what the reasoner is asked and is to answer
+    wishes.py     what the evaluator is asked, and which images fulfil it
     learning.py, tokens.py, vision.py   what the five trainings share
     encoder.py captioner.py reasoner.py verifier.py evaluator.py   one checkpoint each
     train.py      all of them
