@@ -82,7 +82,7 @@ def _line(trace: Trace) -> str:
 def _fields(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: getattr(value, f.name) for f in fields(value)}
-    return str(value)
+    raise TypeError(f"no part of a trace: {type(value).__name__}")
 
 
 class RunFolder:

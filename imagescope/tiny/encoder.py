@@ -2,8 +2,8 @@
 
 It is meant to be good, not perfect: it learns from random batches only, never from near-twins side
 by side, and not for long, so scenes that differ in one attribute stay close, as photographs do to a
-real CLIP. (In twice the steps it would tell nine of ten apart in a thousand, and leave the later
-stages nothing to do; data/tiny/models/README.md has the figures of both.)
+real CLIP. (After 100 steps it tells nine of ten in a thousand apart, and leaves the later stages
+nothing to do; data/tiny/models/README.md has the figures of both.)
 """
 
 from __future__ import annotations
