@@ -79,8 +79,8 @@ class Entry:
 class Used:
     """What a run took from the cache or put there: what a bundle of it holds (bundle.py).
 
-    files: path -> sha256, "" where the file could not be read. failed: responses with an error,
-    which no cache keeps, but which a replay must repeat.
+    files: path -> sha256, "" where there is a file that could not be read; missing ones are not in
+    it. failed: responses with an error, which no cache keeps, but which a replay must repeat.
     """
 
     responses: set[str] = field(default_factory=set)
@@ -243,9 +243,16 @@ class Cache:
         path is found by the longest end it shares with one that the run used.
         """
         wanted = sorted(set(paths))
-        found = bundled(self, wanted) if self.bundle else hashed(self, wanted)
-        self.used.files.update(found)
+        if self.bundle:
+            return dict.fromkeys(wanted, "") | bundled(self, wanted)
+        found = hashed(self, wanted)
+        self.used.files.update({p: sha for p, sha in found.items() if sha or os.path.exists(p)})
         return found
+
+    def lacking(self, paths: Iterable[str]) -> set[str]:
+        """The paths for which the run that was bundled had no file. Only for a bundle."""
+        wanted = set(paths)
+        return wanted - bundled(self, wanted).keys()
 
     # The file as a whole
 

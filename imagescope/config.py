@@ -89,7 +89,8 @@ class RunConfig(_Model):
     """Everything that one run is made of (section 2 of the paper: tau, top_k, alpha, stages).
 
     tau: weight of the caption against the image, in [0, 1].  top_k: candidates verified.
-    alpha: candidates compared with the reference.  keep: names kept of a ranking in the results.
+    alpha: candidates compared with the reference.  keep: names kept of a ranking in the results
+    (targets' ranks are exact beyond).
     """
 
     dataset: str
@@ -111,7 +112,7 @@ class RunConfig(_Model):
     top_k: int = Field(default=20, gt=0)
     alpha: int = Field(default=3, gt=0)
     stages: tuple[Stage, ...] = ("s1", "s2", "s3")
-    keep: int = Field(default=1000, gt=0)
+    keep: int = Field(default=100, gt=0)
     limit: int | None = Field(default=None, gt=0)  # only the first so many queries
     cache: Path | None = None  # None: IMAGESCOPE_CACHE, else <image_db>/responses.sqlite
     replay: Path | None = None

@@ -16,9 +16,9 @@ from imagescope import datasets
 from imagescope.datasets import Benchmark, Fault, Options
 from imagescope.datasets.base import find_missing
 from imagescope.errors import UserError
+from imagescope.files import write_text
 from imagescope.progress import track
 from imagescope.records import Estimate, Query
-from imagescope.runs import write_atomic
 
 SHOWN = 20  # lines of one kind
 
@@ -184,7 +184,7 @@ def export(name: str, data_root: Path, split: str, output: Path) -> int:
     queries = datasets.load_annotations(name, data_root, split, options).queries
     lines = (json.dumps(_exported(q), ensure_ascii=False) + "\n" for q in queries)
     try:
-        write_atomic(output, "".join(lines))
+        write_text(output, "".join(lines))
     except OSError as error:
         raise UserError(f"{output}: cannot be written: {error.strerror}") from None
     return len(queries)

@@ -53,7 +53,7 @@ def hashed(cache: Cache, paths: Sequence[str]) -> dict[str, str]:
 
 def bundled(cache: Cache, paths: Iterable[str]) -> dict[str, str]:
     """path -> sha256 of the image that the exported run knew by the longest common end of its
-    path; "" where it knew none, or could not read it. Nothing is read here."""
+    path, "" if it could not read it; paths it had no file for are absent. Nothing is read here."""
     by_name: dict[str, list[tuple[tuple[str, ...], str]]] = {}
     for path, sha in cache.rows("SELECT path, sha256 FROM files"):
         parts = PurePath(path).parts[::-1]
@@ -65,7 +65,8 @@ def bundled(cache: Cache, paths: Iterable[str]) -> dict[str, str]:
         best = {sha for n, sha in shared if n == max(shared)[0]}
         if len(best) > 1:
             raise UserError(f"{cache.path}: several of its images end like {path}")
-        found[path] = best.pop() if best else ""
+        if best:
+            found[path] = best.pop()
     return found
 
 

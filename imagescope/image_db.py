@@ -31,14 +31,13 @@ from imagescope.engines.base import Picture, Request
 from imagescope.engines.images import UnreadableImage, load_picture
 from imagescope.engines.role import Role
 from imagescope.errors import UserError
+from imagescope.files import replacing, write_json
 from imagescope.records import Gallery
 from imagescope.vectors import (
     Array,
     GalleryVectors,
     VectorStore,
     read_manifest,
-    replacing,
-    write_json,
 )
 
 log = logging.getLogger("imagescope")
@@ -193,7 +192,7 @@ class ImageDB:
             texts.space,
             {
                 **{_image(sha): (found, n) for n, sha in enumerate(images) if ok[n]},
-                **{f"text:{c}": (worded, n) for n, c in enumerate(plain) if c},
+                **{_worded(c): (worded, n) for n, c in enumerate(plain) if c},
             },
         )
         return GalleryVectors(names, found, worded, ok)
@@ -241,7 +240,7 @@ class ImageDB:
             first = next(iter(skipped.items()))
             log.warning("%d images are not ranked; the first: %s: %s", len(skipped), *first)
         store.record(skipped=skipped)
-        self._lose(skipped)
+        self._lose(name for name in skipped if self.hashes[name])
         self._described["embedded"] = int(ok.sum())
         self._described["skipped"] = skipped
         if not ok.any():
@@ -258,18 +257,18 @@ class ImageDB:
         """Everything from the bundle; what it has no vector of could not be read then either."""
         keys = [_image(sha) for sha in images]
         found = self._cache.vectors(texts.space, [key for key in keys if key])
-        if not found:
+        said = self._cache.vectors(texts.space, [_worded(c) for c in captions if c])
+        if not found or not all(_worded(c) in said for c in captions if c):
             raise UserError(
-                f"{self._cache.path}: has no vectors of this gallery's images. Replay with the "
+                f"{self._cache.path}: lacks vectors of this gallery's images. Replay with the "
                 "options of the run that was exported."
             )
-        said = texts.lookup([caption for caption in captions if caption])
         width = len(next(iter(found.values())))
         vectors = np.zeros((2, len(keys), width), np.float32)
         for n, (key, caption) in enumerate(zip(keys, captions, strict=True)):
             if key in found:
                 vectors[0, n] = found[key]
-                vectors[1, n] = said[caption] if caption else found[key]
+                vectors[1, n] = said[_worded(caption)] if caption else found[key]
         ok = np.array([key in found for key in keys], bool)
         self.counts = (2 * len(keys), 2 * len(keys), 0)
         return GalleryVectors(self._gallery.names, vectors[0], vectors[1], ok)
@@ -287,6 +286,12 @@ def _key(caption: str) -> str:
 
 def _image(sha: str) -> str:
     return f"image:{sha}" if sha else ""
+
+
+def _worded(caption: str) -> str:
+    """A caption's key in a bundle: not that of a description in the same words, which was embedded
+    in other company and may differ in the last digits."""
+    return f"caption:{_key(caption)}"
 
 
 def _read_captions(path: Path) -> dict[str, str]:

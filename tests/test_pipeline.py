@@ -188,6 +188,37 @@ def test_a_bundle_replays_without_images_models_or_cache(
     assert "not in the bundle" in said and "verification, query" in said
 
 
+def test_a_replay_lacks_the_images_that_its_run_lacked(tiny_data: Path, tmp_path: Path) -> None:
+    """FashionIQ's dead links: a reference that was missing is missing in the replay, too, where
+    no image is there at all."""
+    source, here = tiny_data / "FashionIQ", tmp_path / "data" / "FashionIQ"
+    captions, splits = "captions/cap.dress.val.json", "image_splits/split.dress.val.json"
+    rows = json.loads((source / captions).read_text())[:4]
+    names = sorted({row[part] for row in rows for part in ("candidate", "target")})
+    for path, value in ((captions, rows), (splits, names)):
+        (here / path).parent.mkdir(parents=True)
+        (here / path).write_text(json.dumps(value))
+    (here / "images").mkdir()
+    lost = rows[1]["candidate"]
+    for name in set(names) - {lost}:
+        shutil.copy(source / "images" / f"{name}.png", here / "images")
+    options = ("FashionIQ-dress", "--engine", "transformers")
+    assert main(arguments(tmp_path, here.parent, *options)) == 0
+    (first,) = tmp_path.glob("runs/*/*/*")
+    references = [trace.query.reference for trace in read_traces(first)]
+    assert references == [None if row["candidate"] == lost else row["candidate"] for row in rows]
+    bundle = tmp_path / "bundle.sqlite"
+    assert main(["cache", "export", str(first), "--output", str(bundle)]) == 0
+
+    shutil.rmtree(here / "images")
+    again = tmp_path / "again"
+    assert main(arguments(again, here.parent, *options, "--replay", str(bundle))) == 0
+    (second,) = again.glob("runs/*/*/*")
+    for name in ("metrics.json", "traces.jsonl"):
+        assert (second / name).read_bytes() == (first / name).read_bytes()
+    assert load(first, "metrics.json")["stage3"]["complete"]
+
+
 def test_the_plan_counts_what_is_held(
     cirr: Path, workplace: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

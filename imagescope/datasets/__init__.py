@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from imagescope.datasets import circo, cirr, fashioniq, flickr30k, mscoco, visdial
-from imagescope.datasets.base import DOCS, Benchmark, Fault, Options, Source, Spec, without_missing
+from imagescope.datasets.base import (
+    DOCS,
+    Benchmark,
+    Fault,
+    Options,
+    Source,
+    Spec,
+    find_missing,
+    without_missing,
+)
 from imagescope.errors import UserError
 
 __all__ = [
@@ -15,6 +25,7 @@ __all__ = [
     "Fault",
     "Options",
     "Spec",
+    "find_missing",
     "inspect",
     "load",
     "load_annotations",
@@ -64,15 +75,17 @@ def load(
     first_round: int = 1,
     subset: bool = False,
     shared_concept: bool = False,
+    find_missing: Callable[[Mapping[str, Path]], frozenset[str]] = find_missing,
 ) -> Benchmark:
     """A benchmark's split. Annotations alone are enough; which images are missing is counted.
 
     data_root holds a folder per benchmark (or is that folder).  split: val or test (valid and
-    test1 are understood).  Raises UserError for an unknown name or split, for files that are not
+    test1 are understood).  find_missing: of name -> file, the names that lack an image; on disk, if
+    nothing else is given.  Raises UserError for an unknown name or split, for files that are not
     there, and for annotations with faults, naming file, index and reason.
     """
     options = Options(exclude_reference, first_round, subset, shared_concept)
-    return without_missing(load_annotations(name, data_root, split, options))
+    return without_missing(load_annotations(name, data_root, split, options), find_missing)
 
 
 def load_annotations(

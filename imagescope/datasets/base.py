@@ -283,12 +283,14 @@ def find_missing(files: Mapping[str, Path]) -> frozenset[str]:
     return frozenset(missing)
 
 
-def without_missing(benchmark: Benchmark) -> Benchmark:
-    """The benchmark as the images on disk allow it: a query whose reference is missing runs on its
-    instruction alone. Where no image is there at all, only annotations are looked at: nothing
-    changes but the count."""
+def without_missing(
+    benchmark: Benchmark, find: Callable[[Mapping[str, Path]], frozenset[str]] = find_missing
+) -> Benchmark:
+    """The benchmark as the images that are there allow it: a query whose reference is missing runs
+    on its instruction alone. Where no image is there at all, only annotations are looked at:
+    nothing changes but the count."""
     files = benchmark.gallery.files
-    missing = find_missing(files)
+    missing = find(files)
     if not missing or len(missing) == len(files):
         return replace(benchmark, missing=missing)
     incomplete: dict[tuple[str, int], tuple[str, ...]] = {}

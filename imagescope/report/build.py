@@ -15,13 +15,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from imagescope.errors import UserError
+from imagescope.files import write_text
 from imagescope.paper import paper_figures
 from imagescope.records import STAGES
 from imagescope.report import charts, facts, queries
 from imagescope.report.movement import movements
 from imagescope.report.queries import Images, Ranks
 from imagescope.report.thumbnails import write_thumbnails
-from imagescope.runs import iter_traces, read_metrics, write_atomic
+from imagescope.runs import iter_traces, read_metrics
 
 log = logging.getLogger("imagescope")
 HERE = Path(__file__).parent
@@ -99,7 +100,7 @@ def write_report(run_dir: Path, files: Mapping[str, Path] | None = None) -> Path
         "manifest": json.dumps(manifest, indent=1, ensure_ascii=False),
         "lower_is_better": facts.lower_is_better,
     }
-    write_atomic(run_dir / "index.html", render("page.html.jinja", context))
+    write_text(run_dir / "index.html", render("page.html.jinja", context))
     return run_dir / "index.html"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from imagescope.errors import UserError
+from imagescope.files import write_text
 from imagescope.metrics import Difference, paired
 from imagescope.records import STAGES, Query, Trace
 from imagescope.report import facts, queries
@@ -21,7 +22,7 @@ from imagescope.report.build import (
 )
 from imagescope.report.queries import Images, Ranks
 from imagescope.report.thumbnails import write_thumbnails
-from imagescope.runs import iter_traces, write_atomic
+from imagescope.runs import iter_traces
 
 FOUND = (1, 5, 10, 50)
 
@@ -79,7 +80,7 @@ def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
         "hidden": all(r is None for pair in ranks for r in pair),
         "lower_is_better": facts.lower_is_better,
     }
-    write_atomic(out / "index.html", render("compare.html.jinja", context))
+    write_text(out / "index.html", render("compare.html.jinja", context))
     return out / "index.html"
 
 
