@@ -19,6 +19,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from imagescope.config import ModelConfig
 from imagescope.engines import choose, device, open_engine
@@ -359,6 +360,30 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(engine, "_forward", small)
     assert not any(r.error for r in collect(engine, [Request(str(n), (), 2) for n in range(10)]))
     assert sizes == [10, 5, 2, 3, 5, 2, 3]
+
+
+def test_vllm_reads_images_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever batch an image falls into, its own request is answered with it."""
+    from imagescope.engines import vllm
+
+    paths = [str(tmp_path / f"{n}.png") for n in range(7)]
+    for n, path in enumerate(paths):
+        Image.new("RGB", (n + 1, 1)).save(path)
+    Path(paths[2]).write_text("no image")
+    engine, batches = vllm.VLLM(configured("verifier")), list[int]()
+
+    def answer(batch: list[tuple[int, Request]], pixels: Any) -> Iterator[tuple[int, Response]]:
+        batches.append(len(batch))
+        for i, request in batch:
+            yield i, Response(str(pixels[request.images[0]].width))
+
+    monkeypatch.setattr(vllm, "BATCH", 3)
+    monkeypatch.setattr(engine, "_load", lambda: None)
+    monkeypatch.setattr(engine, "_answer", answer)
+    found = collect(engine, [Request("", (Picture(path),)) for path in [*paths, paths[0]]])
+    assert [r.text for r in found] == ["1", "2", "", "4", "5", "6", "7", "1"]
+    assert [i for i, r in enumerate(found) if r.error] == [2]
+    assert batches == [2, 3, 2]
 
 
 # A child process

@@ -14,9 +14,9 @@ from imagescope.errors import UserError
 
 
 @dataclass
-class EngineStats:
-    """What an engine was asked since it was opened. wanted = duplicates + cached + asked + errors
-    (images that could not be read); seconds: the model's, without loading it."""
+class Counts:
+    """What was asked, and what it cost. wanted = duplicates + cached + asked + errors (images that
+    could not be read); model_seconds: answering, without loading."""
 
     wanted: int = 0
     duplicates: int = 0
@@ -25,8 +25,20 @@ class EngineStats:
     errors: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
-    seconds: float = 0.0
+    model_seconds: float = 0.0
     load_seconds: float = 0.0
+
+    def add(self, after: Counts, before: Counts) -> None:
+        """Adds what was counted between two moments."""
+        for part in fields(Counts):
+            more = getattr(after, part.name) - getattr(before, part.name)
+            setattr(self, part.name, getattr(self, part.name) + more)
+
+
+@dataclass
+class EngineStats(Counts):
+    """What an engine was asked since it was opened, and how often its model was loaded."""
+
     loads: int = 0
 
 
@@ -125,7 +137,7 @@ class Cached:
             load_seconds = min(after - loading, spent)
             self.stats.load_seconds += load_seconds
             self.stats.loads += times - loads
-            self.stats.seconds += spent - load_seconds
+            self.stats.model_seconds += spent - load_seconds
             if item is None:
                 return
             yield item

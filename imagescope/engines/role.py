@@ -8,25 +8,17 @@ from dataclasses import dataclass, field, replace
 
 from imagescope.config import ModelConfig
 from imagescope.engines.base import Request, Response
-from imagescope.engines.cached import Absent, Cached
+from imagescope.engines.cached import Absent, Cached, Counts
 from imagescope.errors import UserError
 from imagescope.progress import log, track
 
 
 @dataclass
-class Step:
-    """What one step of a run cost. wanted = duplicates + cached + asked (+ errors)."""
+class Step(Counts):
+    """What one step of a run cost. seconds: in all.  errors: requests without an answer, whatever
+    the reason."""
 
-    wanted: int = 0
-    duplicates: int = 0
-    cached: int = 0
-    asked: int = 0
-    errors: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    seconds: float = 0.0  # in all
-    model_seconds: float = 0.0  # answering, without loading
-    load_seconds: float = 0.0
+    seconds: float = 0.0
 
 
 @dataclass
@@ -61,15 +53,11 @@ class Role:
             raise UserError(f"{label}, {about[error.index]}: {error}") from None
         after, step = self.engine.stats, self.steps.setdefault(label.split(",")[0], Step())
         more = (wanted or len(full)) - len(full)
-        step.wanted += after.wanted - before.wanted + more
-        step.duplicates += after.duplicates - before.duplicates + more
-        step.cached += after.cached - before.cached
-        step.asked += after.asked - before.asked
-        step.errors += sum(1 for r in found.values() if r.error)
-        step.prompt_tokens += after.prompt_tokens - before.prompt_tokens
-        step.output_tokens += after.output_tokens - before.output_tokens
-        step.model_seconds += after.seconds - before.seconds
-        step.load_seconds += after.load_seconds - before.load_seconds
+        failed = step.errors + sum(1 for r in found.values() if r.error)
+        step.add(after, before)
+        step.errors = failed
+        step.wanted += more
+        step.duplicates += more
         spent = time.monotonic() - start
         step.seconds += spent
         log.info(

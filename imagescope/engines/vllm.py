@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from imagescope.errors import UserError
 
 log = logging.getLogger("imagescope")
 DECODERS = 4  # threads that read images
+BATCH = 256  # requests with images given to vLLM at once
 
 
 class VLLM:
@@ -38,22 +39,28 @@ class VLLM:
         return device.identity("vllm", self.config)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        """All requests together: vLLM batches them itself. A request it refuses gets a response
-        with the error; the others are answered."""
+        """Requests with images go to vLLM in BATCHes, so that the next one's are read meanwhile;
+        others all together: vLLM batches them itself. A request it refuses gets a response with
+        the error; the others are answered."""
         if not requests:
             return
         self._load()
-        wanted = {image for request in requests for image in request.images}
+        numbered = list(enumerate(requests))
+        size = BATCH if any(request.images for request in requests) else len(requests)
+        batches = [numbered[first : first + size] for first in range(0, len(numbered), size)]
         with ThreadPoolExecutor(DECODERS, "decode") as pool:
-            pixels = dict(zip(wanted, pool.map(_prepare, wanted), strict=True))
-        readable = []
-        for i, request in enumerate(requests):
-            unread = [p for image in request.images if isinstance(p := pixels[image], str)]
-            if unread:
-                yield i, Response("", finish="error", error=unread[0])
-            else:
-                readable.append((i, request))
-        yield from self._answer(readable, pixels)
+            reading = _read(pool, batches[0])
+            for batch, following in zip(batches, [*batches[1:], []], strict=True):
+                pixels = {image: future.result() for image, future in reading.items()}
+                reading = _read(pool, following)
+                readable = []
+                for i, request in batch:
+                    unread = [p for image in request.images if isinstance(p := pixels[image], str)]
+                    if unread:
+                        yield i, Response("", finish="error", error=unread[0])
+                    else:
+                        readable.append((i, request))
+                yield from self._answer(readable, pixels)
 
     def close(self) -> None:
         if self._llm is None:
@@ -194,6 +201,14 @@ class VLLM:
             "length" if first.finish_reason == "length" else "stop",
             chosen,
         )
+
+
+def _read(
+    pool: ThreadPoolExecutor, batch: list[tuple[int, Request]]
+) -> dict[Picture | Pair, Future[Any]]:
+    """What the batch's images will hold, each read once."""
+    images = dict.fromkeys(image for _, request in batch for image in request.images)
+    return {image: pool.submit(_prepare, image) for image in images}
 
 
 def _prepare(image: Picture | Pair) -> Any:
