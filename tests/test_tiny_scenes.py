@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from random import Random
 
 import numpy as np
@@ -193,6 +194,25 @@ def test_answers_parse_as_the_pipeline_reads_them():
         assert how == OK and questions
         listed = [line for line in asked.prompt.splitlines() if line.startswith("   (")]
         assert len(listed) == len(edits)
+
+
+def test_a_search_is_answered_with_what_it_names_and_no_more():
+    rng, prompts = Random(12), load_prompts("tiny", "CIRR")
+    words = {"little": "small", "tiny": "small", "big": "large"}
+    kinds = (scenes.SIZES, scenes.COLOURS, scenes.SHAPES, scenes.CELLS, scenes.BACKGROUNDS)
+    known = {word for kind in kinds for word in kind}
+    for _ in range(300):
+        synthesis, asked = answers.search_sample(prompts, rng, "train")
+        wish = synthesis.prompt.partition("Change: ")[2]
+        plain = re.sub(r"\w+", lambda found: words.get(found[0], found[0]), wish)
+        edits, described, how = parse_synthesis(synthesis.answer, "", "")
+        assert how == OK and 1 <= len(described) <= 3
+        named = {word for word in known if re.search(rf"\b{word}\b", plain)}
+        assert {w for w in known if re.search(rf"\b{w}\b", described[-1])} == named
+        assert all(w in named for w in known if re.search(rf"\b{w}\b", " ".join(described)))
+        assert language.parse_caption(described[-1]) is None  # less than a scene
+        questions, how = parse_questions(asked.answer)
+        assert how == OK and len(questions) == len(edits)
 
 
 def test_the_reasoner_s_tokenizer_gives_texts_back():

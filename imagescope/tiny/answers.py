@@ -72,6 +72,17 @@ def text_answer(target: Scene) -> str:
     return "\n".join([*_places(target), _block(step1=step1, step2=language.descriptions(target))])
 
 
+def search_answer(things: Sequence[language.Claim], background: str | None) -> str:
+    """Where less than a scene is known, there are no places to go through."""
+    claims = _claims(things, background)
+    step1 = [[e.type, e.text] for e in map(claim_edit, claims)]
+    return _block(step1=step1, step2=language.levels(things, background))
+
+
+def _claims(things: Sequence[language.Claim], background: str | None) -> list[language.Claim]:
+    return [*things, *([language.Claim(background=background)] if background else [])]
+
+
 def claim_edit(claim: language.Claim) -> Edit:
     return Edit("Addition" if claim.expected else "Removal", language.statement(claim))
 
@@ -135,6 +146,27 @@ def text_sample(
     claims = language.scene_claims(target)
     return (
         Sample("text", prompt, text_answer(target)),
+        _questions_sample(prompts, wish, [claim_edit(c) for c in claims], claims),
+    )
+
+
+def search_sample(prompts: PromptSet, rng: Random, split: str) -> tuple[Sample, Sample]:
+    """The two samples of a text search that says less than a caption does."""
+    target = random_scene(rng, split)
+    share = rng.random()  # of the other attributes that matter to whoever searches
+    things = []
+    for thing in rng.sample(target.things, rng.randint(1, len(target.things))):
+        names = [name for name in ("size", "colour", "cell") if rng.random() < share]
+        things.append(language.claim_of(thing, [*names, "shape"]))
+    things = list(dict.fromkeys(things))
+    background = target.background if rng.random() < 0.3 else None
+    if all(None not in (t.size, t.colour, t.cell) for t in things):
+        background = None  # else it were a whole caption
+    wish = language.search_text(things, background, rng)
+    prompt = fill(prompts.synthesis, INSTRUCTION=wish, REF_IMAGE_DESC=BLANK_IMAGE)
+    claims = _claims(things, background)
+    return (
+        Sample("search", prompt, search_answer(things, background)),
         _questions_sample(prompts, wish, [claim_edit(c) for c in claims], claims),
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from imagescope.tiny.scenes import (
@@ -102,11 +102,18 @@ def caption(scene: Scene) -> str:
     return describe(scene.things, scene.background)
 
 
+def levels(things: Sequence[Claim], background: str | None) -> list[str]:
+    """The three levels of stage 1, core elements, with details, full synthesis; fewer where less
+    is known."""
+    core = [replace(thing, size=None, cell=None) for thing in things]
+    details = [replace(thing, cell=None) for thing in things]
+    said = (describe(core), describe(details, background), describe(things, background))
+    return list(dict.fromkeys(said))
+
+
 def descriptions(scene: Scene) -> list[str]:
-    """The three levels of stage 1: core elements, with details, full synthesis."""
-    core = describe(claim_of(t, ("colour", "shape")) for t in scene.things)
-    details = describe((claim_of(t, ATTRIBUTES[:3]) for t in scene.things), scene.background)
-    return [core, details, caption(scene)]
+    """The three levels of a whole scene."""
+    return levels([claim_of(thing) for thing in scene.things], scene.background)
 
 
 def random_description(scene: Scene, rng: Random) -> str:
@@ -142,15 +149,18 @@ _SIZE_WORDS = {"small": ("small", "little", "tiny"), "large": ("large", "big")}
 _PLACES = ("at the {0}", "in the {0}", "in the {0} corner")
 
 
+def _freely(thing: Claim, place: str, rng: Random, article: bool = True) -> str:
+    """A thing as people would name it, as far as its attributes are known."""
+    size = rng.choice(_SIZE_WORDS[thing.size]) if thing.size else None
+    words = phrase(replace(thing, size=size, cell=None), "a" if article else "").strip()
+    return f"{words} {place.format(thing.cell)}" if thing.cell else words
+
+
 def free_caption(scene: Scene, rng: Random) -> str:
     """A full caption as people would vary it: synonyms, and the background first or last."""
     place = rng.choice(_PLACES)
-    words = []
-    for thing in scene.things:
-        look = phrase(claim_of(thing, ("colour", "shape")), "").strip()
-        size = rng.choice(_SIZE_WORDS[thing.size])
-        words.append(f"a {size} {look} {place.format(thing.cell)}")
-    things, ground = join(words), scene.background
+    things = join([_freely(claim_of(thing), place, rng) for thing in scene.things])
+    ground = scene.background
     return rng.choice(
         (
             f"{things} on a {ground} background",
@@ -160,6 +170,13 @@ def free_caption(scene: Scene, rng: Random) -> str:
             f"{ground} background, {things}",
         )
     )
+
+
+def search_text(things: Sequence[Claim], background: str | None, rng: Random) -> str:
+    """What people type to search: no more than matters to them, with articles or without."""
+    place, article = rng.choice(_PLACES), rng.random() < 0.7
+    said = join([_freely(thing, place, rng, article) for thing in things])
+    return said + (f" on {'a ' if article else ''}{background} background" if background else "")
 
 
 def random_claim(scene: Scene, rng: Random) -> Claim:

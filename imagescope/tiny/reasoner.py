@@ -27,8 +27,10 @@ from imagescope.tiny.answers import (
     composed_sample,
     dialogue_samples,
     lookup_sample,
+    search_sample,
     text_sample,
 )
+from imagescope.tiny.changes import TYPES
 from imagescope.tiny.learning import (
     IGNORED,
     Progress,
@@ -41,14 +43,17 @@ from imagescope.tiny.learning import (
 from imagescope.tiny.scenes import BACKGROUNDS, CELLS, COLOURS, SHAPES, SIZES
 from imagescope.tiny.tokens import word_tokenizer
 
-STEPS, WARMUP, BATCH = 2800, 100, 32
+STEPS, WARMUP, BATCH = 3400, 100, 32
 RATES = 4e-3, 1e-2  # of matrices; of embeddings and norms
 LAYERS, WIDTH, HEADS, INNER, CONTEXT = 4, 128, 2, 352, 2048
-MIX = {"composed": 55, "text": 15, "dialogue": 30}  # of a hundred queries
+MIX = {"composed": 55, "text": 13, "search": 9, "dialogue": 30}  # of 107 queries
 QUESTIONS_SHARE = 0.3  # of all queries: their second call is trained on, too
 # Look-ups alone come first: at most so many steps, until the loss has fallen this far; then they
 # are this share of all samples.
 LOOKUPS, LEARNED, LOOKUPS_SHARE = 1500, 0.03, 0.1
+EDIT_TYPES = ("Modification", *TYPES.values())
+FENCE = '```json\n{"step1": ['
+OPENINGS = FENCE, f"\n{FENCE}", '"], '  # of the first edit; of the next
 PIECES = (
     *(
         f"{size}{colour} {shape}{place}"
@@ -59,10 +64,14 @@ PIECES = (
     ),
     *(f" on a {colour} background" for colour in BACKGROUNDS),
     *(f" {word} the {cell}" for word in ("at", "in", "to") for cell in CELLS),
-    *(f"{cell}:" for cell in CELLS),
     *(f"\n   ({i})" for i in range(1, 5)),
-    *('```json\n{"step1": [["', '```json\n{"step2": [["', '"]], "step2": ["', '"], ["', '", "'),
-    *('"]}\n```', '"]]}\n```', "\n"),
+    *(f"{line}{cell}:" for line in ("", "\n") for cell in CELLS),
+    *(f"{line}background: {colour}" for line in ("", "\n") for colour in BACKGROUNDS),
+    *(f"the background {verb} {c}" for verb in ("is", "becomes") for c in BACKGROUNDS),
+    *(f'{opening}["{kind}", "' for opening in OPENINGS for kind in EDIT_TYPES),
+    *(f"{before}{a}" for before in ('"]], "step2": ["', '", "') for a in ("", "a", "an")),
+    *(f'", "{known}"{then}' for known in (True, False) for then in ('], ["', "]]}\n```")),
+    *('```json\n{"step2": [["', '"]}\n```', "\nResult:", " none ->", "\n"),
 )
 PAD, USER, ASSISTANT, END = SPECIAL = ("<|pad|>", "<|user|>", "<|assistant|>", "<|end|>")
 TEMPLATE = (
@@ -81,6 +90,8 @@ def samples(rng: Random, split: str, objects: int | None = None) -> Iterator[Sam
         if task == "dialogue":
             rounds = rounds or dialogue_samples(talk, rng, split)
             synthesis, questions = rounds.pop()
+        elif task == "search":
+            synthesis, questions = search_sample(prompts, rng, split)
         else:
             make = composed_sample if task == "composed" else text_sample
             count = objects or rng.choices((1, 2, 3), (2, 3, 4))[0]
