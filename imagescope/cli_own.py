@@ -200,7 +200,7 @@ def _say(
         if console.is_terminal and answer.stage != stages[-1]:
             best = answer.results[0].name if answer.results else "nothing"
             console.print(f"after {answer.stage}: {best}", style="dim", markup=False)
-    if answer:
+    if answer is not None:
         console.print(f"looking for: {answer.carried}", style="dim", markup=False)
         console.print(show.table(answer))
 

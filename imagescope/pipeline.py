@@ -25,7 +25,6 @@ from imagescope.encoders import CachedTexts, Encoder, open_encoder
 from imagescope.engines import open_engine
 from imagescope.engines.cached import Cached
 from imagescope.engines.role import Role, Step
-from imagescope.errors import UserError
 from imagescope.image_db import ImageDB
 from imagescope.prompts import PromptSet, load_prompts
 from imagescope.records import STAGES, Ranking, Synthesis, Trace
@@ -94,9 +93,12 @@ class Models:
             if not any(self._shared(other) == self._shared(name) for other in later):
                 self._engines[self._shared(name)].close()
 
-    def close(self) -> None:
-        for engine in self._engines.values():
-            engine.close()
+    def close(self, all_but: str | None = None) -> None:
+        """Gives the memory of all engines back, or of all that this role does not need."""
+        kept = self._shared(all_but) if all_but else None
+        for key, engine in self._engines.items():
+            if key != kept:
+                engine.close()
 
     def loads(self) -> dict[str, int]:
         """How often each role's engine was loaded."""
@@ -113,14 +115,13 @@ def checkpoint(config: ModelConfig) -> ModelConfig:
 
 
 def load_benchmark(config: RunConfig) -> Benchmark:
-    """The benchmark's split as the run's options want it. In a replay the images that the bundled
-    run lacked are missing, whatever lies on this disk."""
+    """The benchmark's split as the run's options want it. In a replay those images are there that
+    the bundled run had, whatever lies on this disk."""
 
-    def unknown(files: Mapping[str, Path]) -> frozenset[str]:
+    def bundled(folder: Path) -> frozenset[str]:
         assert config.replay
         with Cache.replay(config.replay) as bundle:
-            lacking = bundle.lacking(map(str, files.values()))
-        return frozenset(name for name, path in files.items() if str(path) in lacking)
+            return bundle.files_in(folder)
 
     benchmark = datasets.load(
         config.dataset,
@@ -130,7 +131,7 @@ def load_benchmark(config: RunConfig) -> Benchmark:
         first_round=config.first_round,
         subset=config.subset,
         shared_concept=config.shared_concept,
-        find_missing=unknown if config.replay else datasets.find_missing,
+        listing=bundled if config.replay else datasets.files_in,
     )
     return replace(benchmark, queries=benchmark.queries[: config.limit])
 
@@ -354,6 +355,5 @@ def _report(folder: Path, files: Mapping[str, Path]) -> None:
         from imagescope.report import write_report
 
         log.info("report: %s", write_report(folder, files))
-    except (UserError, OSError, ValueError, ImportError) as error:
-        # the results are written; a page that fails must not take them along
+    except Exception as error:  # the results are written; a page must not take them along
         log.warning("no report: %s (later: imagescope report %s)", error, folder)

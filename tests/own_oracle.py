@@ -66,7 +66,7 @@ class Oracle:
         self.closed = False
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        self.loads = self.loads or 1
+        self.loads, self.closed = self.loads or 1, False
         for i, request in enumerate(requests):
             ASKED.append(request.prompt)
             yield i, Response(self.answer(request))

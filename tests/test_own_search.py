@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from imagescope import ImageScope, cli_own
 from imagescope.config import ROLES, load_models
 from imagescope.errors import UserError
-from imagescope.own import show
+from imagescope.own import show, web
 from imagescope.own.conversation import Conversation
 from imagescope.own.indexing import build
 from imagescope.own.scope import share_memory
@@ -151,15 +151,55 @@ def test_a_conversation_refines_likes_and_starts_over(captions: list[str]) -> No
         assert fresh.carried == captions[5]
 
 
-def test_one_at_a_time_closes_each_model(captions: list[str]) -> None:
+def test_what_happens_during_a_search_counts(captions: list[str]) -> None:
+    """A reference taken while the last line is still being answered, and a new start."""
+    talk = Conversation()
+    with ImageScope.open("n") as scope:
+        answers = talk.say(scope, captions[3], glance=True)
+        next(answers)
+        chosen = talk.like(2)
+        assert [answer.stage for answer in answers] == ["s1", "s2", "s3"]
+        assert talk.reference == chosen.path
+        answers = talk.say(scope, "keep it")
+        next(answers)
+        talk.restart()
+        assert list(answers) == [] and talk.answer is None and talk.reference is None
+        *_, fresh = talk.say(scope, captions[5])
+        assert fresh.carried == captions[5]
+
+
+def test_an_answer_without_results_is_an_answer(
+    oracle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An index of nothing but the reference: nothing is found, and that is said."""
+    scenes(tmp_path / "in", 1)
+    build(tmp_path / "in", "one", oracle)
+    talk = Conversation(reference=Path("000.png"))
+    with ImageScope.open("one") as scope:
+        desk = web.Desk(lambda: scope)
+        answers = list(desk.answers(talk, "keep it", 5))
+        assert [answer.stage for answer in answers] == ["s0", "s1", "s2", "s3"]
+        assert not any(len(answer) for answer in answers) and talk.reference is None
+        with pytest.raises(UserError, match="no result 1 yet"):
+            talk.like(1)
+
+
+def test_one_at_a_time_has_one_model_in_memory(captions: list[str], tmp_path: Path) -> None:
+    """Whatever several visitors' searches ask in turn, and whoever leaves early."""
+    scenes(tmp_path / "more", 1, seed=77)
     with ImageScope.open("n", resident=False) as scope:
-        scope.search(captions[0])
-        engines = scope._models.roles
-        assert {name for name, role in engines.items() if role.engine._engine.closed} == {
-            "reasoner",
-            "verifier",
-            "evaluator",
-        }
+
+        def loaded() -> set[str]:
+            engines = {name: role.engine._engine for name, role in scope._models.roles.items()}
+            return {name for name, engine in engines.items() if engine.loads and not engine.closed}
+
+        one, other = scope.stages(captions[0]), scope.stages(captions[1])
+        for answers in (one, other, one, other, other):
+            next(answers)
+            assert len(loaded()) == 1
+        other = scope.stages("keep it", tmp_path / "more" / "000.png")
+        assert next(other).stage == "s1" and loaded() == {"reasoner"}
+        assert next(one).stage == "s3" and loaded() == {"evaluator"}
     with ImageScope.open("n") as scope:
         scope.search(captions[0])
         assert not any(role.engine._engine.closed for role in scope._models.roles.values())

@@ -16,11 +16,12 @@ class Conversation:
     """What one user has said and found. It belongs to no index: the next answer is asked of one.
 
     answer: the last one.  reference: a picture that was taken as the reference; the next line says
-    what is to be different from it.
+    what is to be different from it.  begun: how often it started over.
     """
 
     answer: Answer | None = None
     reference: Path | None = None
+    begun: int = 0
 
     def say(
         self,
@@ -31,13 +32,18 @@ class Conversation:
         glance: bool = False,
     ) -> Iterator[Answer]:
         """An answer after each stage (see ImageScope.stages). A line that follows another without a
-        reference refines its description; a reference counts for one line."""
-        reference, previous = self.reference, self.answer.carried if self.answer else None
+        reference refines its description; a reference counts for one line. Ends
+        early where the conversation starts over meanwhile."""
+        reference, begun = self.reference, self.begun
+        previous = self.answer.carried if self.answer is not None else None
         found = scope.stages(text, reference, stages, top, None if reference else previous, glance)
         for answer in found:
+            if self.begun != begun:
+                return
             self.answer = answer
             yield answer
-        self.reference = None
+        if self.reference == reference:  # else another was taken meanwhile
+            self.reference = None
 
     def like(self, rank: int) -> Result:
         """Takes a result of the last answer as the reference."""
@@ -47,8 +53,8 @@ class Conversation:
 
     def result(self, rank: int) -> Result:
         """A result of the last answer, by its rank. Raises UserError where there is none."""
-        count = len(self.answer) if self.answer else 0
-        if not self.answer or not 1 <= rank <= count:
+        count = len(self.answer) if self.answer is not None else 0
+        if self.answer is None or not 1 <= rank <= count:
             raise UserError(
                 f"there is no result {rank}" + (f" (1 to {count})" if count else " yet")
             )
@@ -57,3 +63,4 @@ class Conversation:
     def restart(self) -> None:
         """Forgets everything that was said."""
         self.answer = self.reference = None
+        self.begun += 1

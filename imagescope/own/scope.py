@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -152,24 +152,24 @@ class ImageScope:
         yield self._answer(state, "s1", top, start)
         if len(stages) < 2:
             return
-        with self._role("reasoner") as reasoner:
-            (synthesis,) = ask_questions([query], [synthesis], reasoner, self._prompts)
-        with self._role("verifier") as verifier:
-            top_k = self.config.top_k
-            found = verify([query], [synthesis], [ranking], files, verifier, top_k)
+        (synthesis,) = ask_questions([query], [synthesis], self._role("reasoner"), self._prompts)
+        top_k, verifier = self.config.top_k, self._role("verifier")
+        found = verify([query], [synthesis], [ranking], files, verifier, top_k)
         state = replace(state, synthesis=synthesis, verification=found[0][0], ranking=found[0][1])
         yield self._answer(state, "s2", top, start)
         if len(stages) < 3:
             return
         prompt, alpha = self._prompts.evaluation, self.config.alpha
-        with self._role("evaluator") as evaluator:
-            judged = evaluate([query], [state.ranking], files, evaluator, prompt, alpha)
+        evaluator = self._role("evaluator")
+        judged = evaluate([query], [state.ranking], files, evaluator, prompt, alpha)
         state = replace(state, evaluation=judged[0][0], ranking=judged[0][1])
         yield self._answer(state, "s3", top, start)
 
-    def _role(self, name: str) -> AbstractContextManager[Role]:
-        """A role for the last time in a query."""
-        return nullcontext(self._models.open(name)) if self._resident else self._models.role(name)
+    def _role(self, name: str) -> Role:
+        """A role about to be asked; without room for all, the others give their memory back."""
+        if not self._resident:
+            self._models.close(all_but=name)
+        return self._models.open(name)
 
     def close(self) -> None:
         """Gives the models' memory back."""
@@ -195,8 +195,7 @@ class ImageScope:
         if name:
             return self.manifest.pictures[name].caption
         request = Request(self._prompts.caption, (Picture(str(path)),))
-        with self._role("captioner") as captioner:
-            (response,) = captioner.ask([request], "reference", ["the reference"])
+        (response,) = self._role("captioner").ask([request], "reference", ["the reference"])
         if response.error:
             raise UserError(f"reference picture: {response.error}")
         return response.text.strip()
@@ -232,8 +231,7 @@ class ImageScope:
         elif previous:
             captions[""] = previous
             prompts = load_prompts(self._dialogue_prompts(), "VisDial")
-        reasoner = self._models.open("reasoner")
-        (found,) = synthesise([query], captions, reasoner, prompts)
+        (found,) = synthesise([query], captions, self._role("reasoner"), prompts)
         if previous and not path:
             found = replace(found, descriptions=found.descriptions[:1])
         return found

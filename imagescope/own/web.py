@@ -66,7 +66,7 @@ class Desk:
     def answers(self, conversation: Conversation, text: str, top: int) -> Iterator[Answer]:
         """An answer after each stage; between two of them others have their turn."""
         steps = conversation.say(self.scope, text, STAGES, top, glance=True)
-        while answer := self._do(next, steps, None):
+        while (answer := self._do(next, steps, None)) is not None:
             yield answer
 
     def warm(self) -> None:
@@ -132,7 +132,7 @@ def build(desk: Desk, top: int) -> Any:
 
         def fill(answer: Answer | None, words: str) -> list[Any]:
             shown = list(answer) if answer else []
-            lines = show.understanding(answer) if answer else []
+            lines = show.understanding(answer) if answer is not None else []
             listed = "".join(f"<li>{_escape(text)}</li>" for text in lines)
             details = (
                 f"<details><summary>How this was understood</summary><ul>{listed}</ul></details>"
@@ -157,18 +157,22 @@ def build(desk: Desk, top: int) -> Any:
                 _status("Looking"),
                 *[gr.skip()] * (len(results) - 1),
             ]
-            answer = None
+            answer, begun = None, now.conversation.begun
             try:
                 for answer in desk.answers(now.conversation, text, top):
+                    if now.conversation.begun != begun:
+                        return
                     done = f"{DOING[answer.stage]} · {answer.seconds:.1f} s"
                     yield [now, now.said, gr.skip(), gr.skip(), *fill(answer, done)]
             except UserError as error:
                 now.note("assistant", str(error))
                 yield [now, now.said, gr.skip(), gr.skip(), *fill(None, "Nothing was searched")]
                 return
-            if answer:
-                now.note("assistant", f"Looking for: {answer.carried}")
-            yield [now, now.said, gr.skip(), None, *[gr.skip()] * len(results)]
+            if answer is None or now.conversation.begun != begun:
+                return
+            now.note("assistant", f"Looking for: {answer.carried}")
+            picture = gr.skip() if now.conversation.reference else None
+            yield [now, now.said, gr.skip(), picture, *[gr.skip()] * len(results)]
 
         def take(path: str | None, now: Session) -> Session:
             now.conversation.reference = _uploaded(path) if path else None
@@ -183,13 +187,15 @@ def build(desk: Desk, top: int) -> Any:
 
             return picked
 
-        def restart() -> list[Any]:
-            return [Session(), [], "", None, *fill(None, f"{len(desk.scope)} pictures")]
+        def restart(now: Session) -> list[Any]:
+            now.conversation.restart()
+            now.said.clear()
+            return [now, now.said, "", None, *fill(None, f"{len(desk.scope)} pictures")]
 
         everything = [session, said, line, reference, *results]
         quiet: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": USERS}
         line.submit(say, [line, session], everything, **quiet)
-        again.click(restart, None, everything, **quiet)
+        again.click(restart, session, everything, **quiet)
         reference.upload(take, [reference, session], session, **quiet)
         reference.clear(lambda now: take(None, now), session, session, **quiet)
         for rank, button in enumerate(buttons, 1):
