@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageOps
 from synthetic_run import HOSTILE, TOP_K, draw_images, make_run
 
 from imagescope.errors import UserError
 from imagescope.report import facts, queries, write_comparison, write_report
 from imagescope.report.movement import movement
-from imagescope.report.thumbnails import SIDE, thumbnail
+from imagescope.report.thumbnails import SIDE, thumbnail, write_thumbnails
 from imagescope.runs import read_traces
 
 GALLERY = 60
@@ -180,6 +180,29 @@ def test_thumbnails_of_every_mode(tmp_path: Path, mode: str) -> None:
     assert small.mode == "RGB" and max(small.size) == SIDE
     if mode == "RGBA":
         assert small.getpixel((3, 3)) == (255, 255, 255)
+
+
+def test_what_is_no_picture_has_no_thumbnail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs under a picture's name are not run, and no file ends a report."""
+
+    def upright(image: Image.Image) -> Image.Image:
+        if image.width == 9:  # as Pillow does where EXIF data are of the wrong type
+            raise TypeError("bad operand type for abs(): 'str'")
+        return image
+
+    def run(*_: Any, **__: Any) -> None:
+        pytest.fail("a program was run")
+
+    monkeypatch.setattr(ImageOps, "exif_transpose", upright)
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
+    files = {name: tmp_path / name for name in ("program.jpg", "odd.png", "good.png")}
+    program = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    files["program.jpg"].write_text(program)
+    Image.new("RGB", (9, 9)).save(files["odd.png"])
+    Image.new("RGB", (8, 8)).save(files["good.png"])
+    assert write_thumbnails(tmp_path / "out", list(files), files) == [0, 1]
 
 
 def test_thumbnails_stand_upright(tmp_path: Path) -> None:

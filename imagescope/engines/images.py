@@ -32,7 +32,7 @@ def load_picture(path: str | Path) -> Image.Image:
     UnreadableImage for a file that is missing, empty, truncated, no image, or too large.
     """
     try:
-        with Image.open(path, formats=_formats()) as image:
+        with Image.open(path, formats=formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableImage(f"{path}: {image.width}x{image.height} pixels: too large")
             return _rgb(ImageOps.exif_transpose(image))
@@ -50,8 +50,8 @@ def load_picture(path: str | Path) -> Image.Image:
 
 
 @lru_cache(maxsize=1)
-def _formats() -> tuple[str, ...]:
-    """What is opened: all that Pillow reads but REFUSED, and HEIC where pillow-heif is there."""
+def formats() -> tuple[str, ...]:
+    """What Pillow may open: all it reads but REFUSED, and HEIC where pillow-heif is there."""
     if importlib.util.find_spec("pillow_heif"):
         import pillow_heif
 

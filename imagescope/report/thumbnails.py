@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from imagescope.engines.images import MAX_PIXELS, formats
+
 SIDE = 112  # pixels of the longer side
 QUALITY = 80
 PER_FOLDER = 1000
@@ -16,7 +18,9 @@ PER_FOLDER = 1000
 
 def thumbnail(source: Path) -> Image.Image:
     """The picture upright, in RGB on white, its longer side at most SIDE pixels."""
-    with Image.open(source) as image:
+    with Image.open(source, formats=formats()) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError("too large")
         image.draft("RGB", (SIDE, SIDE))  # JPEG: decode at the nearest fraction
         small = ImageOps.exif_transpose(image)
         clear = "A" in small.getbands() or "transparency" in small.info
@@ -37,8 +41,8 @@ def write_thumbnails(folder: Path, names: Sequence[str], files: Mapping[str, Pat
             return False
         try:
             small = thumbnail(source)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            return False  # what decoders raise on broken files; the tile says "no image"
+        except Exception:  # decoders raise whatever a broken file makes them raise
+            return False  # the tile says "no image"
         target = folder / str(number // PER_FOLDER) / f"{number}.jpg"
         small.save(target, "JPEG", quality=QUALITY, optimize=False)
         return True
