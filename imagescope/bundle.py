@@ -100,9 +100,10 @@ def _fill(
     for space, vectors in more:
         bundle.put_vectors(space, vectors)
     files = {"/".join(PurePath(path).parts[-PARTS:]): sha for path, sha in used.files.items()}
-    needed = bundle.rows("SELECT identity FROM responses UNION SELECT space FROM vectors")
+    rows = bundle.rows("SELECT identity FROM responses UNION SELECT space FROM vectors")
+    needed = {name for (name,) in rows} | (cache.only or set())  # some roles answer nothing
     query = "SELECT * FROM identities WHERE id IN (SELECT value FROM json_each(?))"
-    identities = cache.rows(query, (json.dumps([name for (name,) in needed]),))
+    identities = cache.rows(query, (json.dumps(sorted(needed)),))
     with bundle.write() as db:
         db.executemany(f"{INSERT} files VALUES (?, NULL, NULL, ?)", sorted(files.items()))
         db.executemany(f"{INSERT} identities VALUES (?, ?, ?)", identities)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any
 
@@ -246,13 +246,15 @@ class Cache:
         if self.bundle:
             return dict.fromkeys(wanted, "") | bundled(self, wanted)
         found = hashed(self, wanted)
+        # what turned out to be no image stays of no use, as it will be in a replay
+        found |= {path: "" for path in wanted if self.used.files.get(path) == ""}
         self.used.files.update({p: sha for p, sha in found.items() if sha or os.path.exists(p)})
         return found
 
-    def lacking(self, paths: Iterable[str]) -> set[str]:
-        """The paths for which the run that was bundled had no file. Only for a bundle."""
-        wanted = set(paths)
-        return wanted - bundled(self, wanted).keys()
+    def files_in(self, folder: Path) -> frozenset[str]:
+        """The names of the files that the exported run had in a folder of this name."""
+        paths = [PurePath(path) for (path,) in self.rows("SELECT path FROM files")]
+        return frozenset(path.name for path in paths if path.parent.name == folder.name)
 
     # The file as a whole
 

@@ -56,8 +56,8 @@ def bundled(cache: Cache, paths: Iterable[str]) -> dict[str, str]:
     path, "" if it could not read it; paths it had no file for are absent. Nothing is read here."""
     by_name: dict[str, list[tuple[tuple[str, ...], str]]] = {}
     for path, sha in cache.rows("SELECT path, sha256 FROM files"):
-        parts = PurePath(path).parts[::-1]
-        by_name.setdefault(parts[0], []).append((parts, sha))
+        if parts := PurePath(path).parts[::-1]:
+            by_name.setdefault(parts[0], []).append((parts, sha))
     found = {}
     for path in paths:
         parts = PurePath(path).parts[::-1]

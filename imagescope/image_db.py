@@ -124,6 +124,7 @@ class ImageDB:
         ]
         if all(self.hashes[name] in known for name in names) and captioner.missing(requests):
             captions = {name: known[self.hashes[name]] for name in names}
+            captioner.adopt(requests, list(captions.values()))  # a bundle of this run holds them
             log.info("captions: %d from %s", len(captions), folder)
         else:
             found = dict(zip(names, captioner.ask(requests, "captions", names), strict=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,10 @@ def forecast(config: RunConfig) -> list[Forecast]:
     prompts = load_prompts(config.prompts, config.dataset)
     queries, gallery = benchmark.queries, benchmark.gallery
     path = cache_path(config)
-    with Cache.open(path if path.is_file() else ":memory:") as cache:
+    with (
+        tempfile.TemporaryDirectory() as nothing,
+        Cache.open(path if path.is_file() else Path(nothing, "cache.sqlite")) as cache,
+    ):
 
         def role(name: str) -> Role:
             model = config.models.role(name)

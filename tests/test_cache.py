@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from imagescope.bundle import export, read_used, write_used
-from imagescope.cache import Cache, Entry
+from imagescope.cache import Cache, Entry, digest
 from imagescope.engines import Lazy
 from imagescope.engines.base import Pair, Picture, Request, Response, collect
 from imagescope.engines.cached import Cached
@@ -233,9 +233,7 @@ def test_a_run_is_bundled_and_replayed_elsewhere(tmp_path: Path, pictures: list[
         again = collect(cached, moved[:3])
         assert again[0] == first[0] and again[2] == first[2]
         assert again[1].error and again[1].error.startswith(moved[1].images[0].path)
-        assert bundle.lacking([moved[0].images[0].path, moved[1].images[0].path]) == {
-            moved[1].images[0].path
-        }
+        assert bundle.files_in(tmp_path / "there" / "dev") == {"red.png"}
         assert cached.identity == engine.identity
         assert bundle.vectors(space, ["t"])["t"].tolist() == [1, 1, 1, 1]
         assert bundle.replayed({"model": "e2"}) == {"encoder": 2}
@@ -246,6 +244,15 @@ def test_a_run_is_bundled_and_replayed_elsewhere(tmp_path: Path, pictures: list[
         with pytest.raises(UserError, match="only read"):
             bundle.prune(days=0)
     assert not list(tmp_path.glob("run.bundle-*"))
+
+
+def test_who_answered_nothing_is_bundled_too(cache: Cache, tmp_path: Path) -> None:
+    """A dialogue's first round asks no reasoner, but a replay wants to know which it was."""
+    identity = Cached(Counting({"model": "silent"}), cache).identity
+    cache.only = {digest(identity)}
+    export(cache, tmp_path / "b", cache.used)
+    with Cache.replay(tmp_path / "b") as bundle:
+        assert bundle.replayed({"model": "m"}) == identity
 
 
 def test_a_bundle_without_what_the_run_used_is_refused(cache: Cache, tmp_path: Path) -> None:

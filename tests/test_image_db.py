@@ -365,6 +365,18 @@ def test_two_at_once_do_not_hurt_each_other(tmp_path, photos):
         )
 
 
+def test_captions_known_to_the_gallery_alone_are_bundled(tmp_path, photos):
+    """A new cache beside an old image database: what is taken from there is in the bundle, too."""
+    found = gallery(photos)
+    Built(tmp_path, found)
+    made = Built(tmp_path, found, cache="new.sqlite")
+    assert not made.captioner.asked
+    export(made.cache, tmp_path / "bundle.sqlite", made.cache.used, made.db.bundle())
+    for path in photos.iterdir():
+        path.unlink()
+    assert Built(tmp_path, found, cache="bundle.sqlite").captions == made.captions
+
+
 def test_a_bundle_replays_without_images_or_models(tmp_path, photos):
     (photos / "6.png").write_bytes(b"")
     found = gallery(photos)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from imagescope.datasets import circo, cirr, fashioniq, flickr30k, mscoco, visdial
@@ -10,10 +9,11 @@ from imagescope.datasets.base import (
     DOCS,
     Benchmark,
     Fault,
+    Listing,
     Options,
     Source,
     Spec,
-    find_missing,
+    files_in,
     without_missing,
 )
 from imagescope.errors import UserError
@@ -23,9 +23,10 @@ __all__ = [
     "SPECS",
     "Benchmark",
     "Fault",
+    "Listing",
     "Options",
     "Spec",
-    "find_missing",
+    "files_in",
     "inspect",
     "load",
     "load_annotations",
@@ -75,24 +76,28 @@ def load(
     first_round: int = 1,
     subset: bool = False,
     shared_concept: bool = False,
-    find_missing: Callable[[Mapping[str, Path]], frozenset[str]] = find_missing,
+    listing: Listing = files_in,
 ) -> Benchmark:
     """A benchmark's split. Annotations alone are enough; which images are missing is counted.
 
     data_root holds a folder per benchmark (or is that folder).  split: val or test (valid and
-    test1 are understood).  find_missing: of name -> file, the names that lack an image; on disk, if
+    test1 are understood).  listing: a folder of images -> its files' names; those on disk, if
     nothing else is given.  Raises UserError for an unknown name or split, for files that are not
     there, and for annotations with faults, naming file, index and reason.
     """
     options = Options(exclude_reference, first_round, subset, shared_concept)
-    return without_missing(load_annotations(name, data_root, split, options), find_missing)
+    return without_missing(load_annotations(name, data_root, split, options, listing), listing)
 
 
 def load_annotations(
-    name: str, data_root: Path | str, split: str, options: Options = DEFAULT
+    name: str,
+    data_root: Path | str,
+    split: str,
+    options: Options = DEFAULT,
+    listing: Listing = files_in,
 ) -> Benchmark:
     """`load` without a look at the images: the queries are as the annotations have them."""
-    benchmark, faults = inspect(name, data_root, split, options)
+    benchmark, faults = inspect(name, data_root, split, options, listing)
     if faults:
         more = len(faults) - SHOWN
         lines = [f"  {fault}" for fault in faults[:SHOWN]] + [f"  and {more} more"] * (more > 0)
@@ -105,7 +110,11 @@ def load_annotations(
 
 
 def inspect(
-    name: str, data_root: Path | str, split: str, options: Options = DEFAULT
+    name: str,
+    data_root: Path | str,
+    split: str,
+    options: Options = DEFAULT,
+    listing: Listing = files_in,
 ) -> tuple[Benchmark, list[Fault]]:
     """The benchmark as its annotations have it, images not looked for, and what is wrong in them.
 
@@ -125,6 +134,6 @@ def inspect(
         if root.resolve().name.lower() != known.folder.lower():
             raise UserError(f"{folder}: no such folder; {DOCS}")
         root, folder = root / "..", root
-    source = Source(root, folder, split, options)
+    source = Source(root, folder, split, options, listing)
     queries, gallery = known.read(source)
     return Benchmark(known, split, tuple(queries), gallery, options), source.faults

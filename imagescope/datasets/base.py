@@ -36,6 +36,9 @@ class Options:
     shared_concept: bool = False
 
 
+Listing = Callable[[Path], frozenset[str]]
+
+
 @dataclass(frozen=True)
 class Spec:
     """A benchmark's metadata and its two functions.
@@ -155,14 +158,27 @@ class Row(BaseModel):
 RowT = TypeVar("RowT", bound=Row)
 
 
+def files_in(folder: Path) -> frozenset[str]:
+    """Names of a folder's files; none where there is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_file())
+    except OSError:
+        return frozenset()
+
+
 @dataclass
 class Source:
-    """Where a benchmark is read from, and what was found wrong on the way."""
+    """Where a benchmark is read from, and what was found wrong on the way.
+
+    listing: a folder of images -> its files' names. On disk; in a replay, as the run saw them.
+    """
 
     root: Path
     folder: Path
     split: str
     options: Options
+    listing: Listing = files_in
     faults: list[Fault] = field(default_factory=list)
 
     def fault(self, file: Path, index: int | None, reason: str) -> None:
@@ -261,36 +277,25 @@ def _blank(text: str, start: int) -> int:
     return end - start
 
 
-def files_in(folder: Path) -> frozenset[str]:
-    """Names of a folder's files; none where there is no folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return frozenset(entry.name for entry in entries if entry.is_file())
-    except OSError:
-        return frozenset()
-
-
-def find_missing(files: Mapping[str, Path]) -> frozenset[str]:
+def find_missing(files: Mapping[str, Path], listing: Listing = files_in) -> frozenset[str]:
     """The names whose file is absent. Each folder is listed once: a gallery may be 123,403."""
     folders: dict[Path, frozenset[str]] = {}
     missing = []
     for name, path in files.items():
         parent = path.parent
         if parent not in folders:
-            folders[parent] = files_in(parent)
+            folders[parent] = listing(parent)
         if path.name not in folders[parent]:
             missing.append(name)
     return frozenset(missing)
 
 
-def without_missing(
-    benchmark: Benchmark, find: Callable[[Mapping[str, Path]], frozenset[str]] = find_missing
-) -> Benchmark:
+def without_missing(benchmark: Benchmark, listing: Listing = files_in) -> Benchmark:
     """The benchmark as the images that are there allow it: a query whose reference is missing runs
     on its instruction alone. Where no image is there at all, only annotations are looked at:
     nothing changes but the count."""
     files = benchmark.gallery.files
-    missing = find(files)
+    missing = find_missing(files, listing)
     if not missing or len(missing) == len(files):
         return replace(benchmark, missing=missing)
     incomplete: dict[tuple[str, int], tuple[str, ...]] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from imagescope.datasets.base import Options, Row, Source, Spec, files_in
+from imagescope.datasets.base import Options, Row, Source, Spec
 from imagescope.metrics import Measured, by_aspect, mean_average_precision, recall, target_ranks
 from imagescope.records import Gallery, Query, Ranking
 
@@ -43,7 +43,7 @@ def read(source: Source) -> tuple[list[Query], Gallery]:
     path = source.find(*(f"{place}/{source.split}.json" for place in ("annotations", "captions")))
     rows = source.rows(path, _Query)
     listed = _listed(source)
-    names = listed or sorted(n for n in files_in(folder) if FILE.fullmatch(n))
+    names = listed or sorted(n for n in source.listing(folder) if FILE.fullmatch(n))
     known = set(listed)
     queries: dict[int, Query] = {}
     for index, row in rows:

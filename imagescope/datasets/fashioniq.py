@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from imagescope.datasets.base import Options, Row, Source, Spec, files_in, is_safe
+from imagescope.datasets.base import Options, Row, Source, Spec, is_safe
 from imagescope.metrics import Measured, recall, target_ranks
 from imagescope.records import Gallery, Query, Ranking
 
@@ -56,7 +56,7 @@ def _read(source: Source, category: str) -> tuple[list[Query], Gallery]:
 
 def _gallery(source: Source, path: Path) -> Gallery:
     folder = source.folder / "images"
-    present = files_in(folder)
+    present = source.listing(folder)
     files = {}
     for index, name in enumerate(source.names(path)):
         if not is_safe(name) or "/" in name:

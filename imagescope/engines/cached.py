@@ -67,7 +67,11 @@ class Cached:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        return self._cache.replayed(self._declared) if self._replay else self._engine.identity
+        if self._replay:
+            return self._cache.replayed(self._declared)
+        identity = self._engine.identity
+        self._cache.register(identity, self._declared)  # a replay asks for it in any case
+        return identity
 
     @property
     def _declared(self) -> dict[str, Any]:
@@ -76,7 +80,7 @@ class Cached:
 
     @cached_property
     def _id(self) -> str:
-        return self._cache.register(self.identity, self._declared)
+        return digest(self.identity)
 
     def close(self) -> None:
         self._engine.close()
@@ -87,6 +91,18 @@ class Cached:
             return 0
         places, _, _ = self._places(requests)
         return len(places) - len(self._cache.responses(places))
+
+    def adopt(self, requests: Sequence[Request], texts: Sequence[str]) -> None:
+        """Keeps what this very engine is known to have answered, where it is not held."""
+        places, materials, _ = self._places(requests)
+        held = self._cache.responses(places)
+        self._cache.put(
+            [
+                Entry(key, self._id, materials[key], Response(texts[indices[0]]))
+                for key, indices in places.items()
+                if key not in held
+            ]
+        )
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
         """What is held first, then chunk by chunk. Raises UserError, naming the request, where a

@@ -70,6 +70,10 @@ class Role:
         """How many of the requests would cost something: neither duplicates nor held."""
         return self.engine.missing(self._decoded(requests))
 
+    def adopt(self, requests: Sequence[Request], texts: Sequence[str]) -> None:
+        """Keeps what this role is known to have answered, elsewhere than in the cache."""
+        self.engine.adopt(self._decoded(requests), texts)
+
     def _decoded(self, requests: Sequence[Request]) -> list[Request]:
         """The requests with the role's decoding."""
         config = self.config

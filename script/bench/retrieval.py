@@ -76,10 +76,13 @@ class Problem:
 
         together: how many queries share a product; None: all.
         """
-        v, c = torch.from_numpy(self.vectors.images), torch.from_numpy(self.vectors.captions)
+        v, c = (
+            torch.from_numpy(rows).to(self.device)
+            for rows in (self.vectors.images, self.vectors.captions)
+        )
         q, m, d = self.descriptions.shape
         ranked: list[list[str]] = []
-        for t in torch.from_numpy(self.descriptions).split(together or q):
+        for t in torch.from_numpy(self.descriptions).to(self.device).split(together or q):
             flat = t.reshape(-1, d)
             scores = (1 - self.tau) * (flat @ v.T) + self.tau * (flat @ c.T)
             order = torch.argsort(scores.reshape(len(t), m, -1).mean(1), dim=1, descending=True)
@@ -129,7 +132,8 @@ def same(problem: Problem, ranked: list[list[str]], rankings: list[Ranking]) -> 
     alike = identical = 0
     images, captions = problem.vectors.images, problem.vectors.captions
     for paper, ours, t in zip(ranked, rankings, problem.descriptions, strict=True):
-        head, mine = paper[:100], list(ours.names[:100])
+        mine = list(ours.names[:100])
+        head = paper[: len(mine)]
         identical += head == mine
         rows = [problem.vectors.index[name] for name in (*head, *mine)]
         fused = (1 - problem.tau) * images[rows].astype(float) + problem.tau * captions[rows]
