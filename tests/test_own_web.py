@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -170,6 +171,29 @@ def names(browser: Any) -> list[str]:
 
 def done(browser: Any) -> bool:
     return "Done" in browser.find_element("css selector", "#status").text
+
+
+def test_starting_over_during_a_search(
+    address: str,
+    captions: list[str],
+    browse: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was asked before is forgotten, even while it is still being answered."""
+    from imagescope.own import scope
+
+    verify, go = scope.verify, threading.Event()
+    monkeypatch.setattr(scope, "verify", lambda *rest: go.wait(30) and verify(*rest))
+    browser = browse(address)
+    say(browser, captions[0])
+    wait(browser, lambda b: "checking the best" in b.find_element("css selector", "#status").text)
+    browser.find_element("css selector", "#again").click()
+    wait(browser, lambda b: not names(b))
+    go.set()
+    say(browser, captions[3])
+    wait(browser, lambda b: done(b) and names(b)[0] == "003.png")
+    said = browser.find_element("css selector", "#said").text
+    assert f"Looking for: {captions[3]}" in said and captions[0] not in said
 
 
 def test_caption_then_a_result_then_a_change(

@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--dimension", type=int, default=768)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--keep", type=int, default=100, help="names kept of a ranking")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--work", type=Path, help="a folder with room for the embeddings (6.2 GB)")
     parser.add_argument("--json", type=Path, help="write the figures here")
