@@ -107,11 +107,17 @@ class Comparison:
 def compare(folders: Sequence[Path], seed: int = 0) -> list[Comparison]:
     """One comparison per benchmark, and one for FashionIQ's average where three runs differ in
     category alone. Raises UserError for a folder that is no finished run's."""
-    runs = [read_run(folder, chr(ord("A") + i % 26)) for i, folder in enumerate(folders)]
+    runs = [read_run(folder, _label(i)) for i, folder in enumerate(folders)]
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in [*runs, *fashioniq_averages(runs)]:
         groups.setdefault(run.group, []).append(run)
     return [_compare(group, seed) for group in groups.values()]
+
+
+def _label(i: int) -> str:
+    """A to Z, then AA, AB and so on, as spreadsheets name columns."""
+    before, letter = divmod(i, 26)
+    return (_label(before - 1) if before else "") + chr(ord("A") + letter)
 
 
 def read_run(folder: Path, label: str) -> Run:

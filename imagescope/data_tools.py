@@ -120,20 +120,34 @@ def check_all(
 ) -> tuple[list[Checked], list[str]]:
     """Every wanted split of a benchmark, and what could not be read.
 
-    Without `split` those that are there are checked; that one is not there is no error then.
+    Without `split` those that are there are checked; that one is not there, with none of its files,
+    is no error then.
     """
     found: list[Checked] = []
     absent: list[str] = []
     for known in expand(name):
-        errors, before = [], len(found)
+        errors, before = dict[str, str](), len(found)
         for each in [split] if split else list(datasets.spec(known).splits):
             try:
                 found.append(check(known, data_root, each, decode))
             except UserError as error:
-                errors.append(str(error))
-        if split or len(found) == before:
-            absent += errors
+                errors[each] = str(error)
+        nothing = len(found) == before
+        absent += [e for s, e in errors.items() if split or nothing or _begun(known, data_root, s)]
     return found, absent
+
+
+def _begun(name: str, data_root: Path, split: str) -> bool:
+    """Whether any annotation file of a split is there, readable or not, by what they are named:
+    captions/cap.rc2.test1.json, annotations/val.json."""
+    folder = data_root / datasets.spec(name).folder
+    folder = folder if folder.is_dir() else data_root
+    names = {split, *(alias for alias, known in datasets.ALIASES.items() if known == split)}
+    return any(
+        path.stem.rpartition(".")[2] in names
+        for place in ("annotations", "captions", "image_splits")
+        for path in folder.glob(f"{place}/*.json")
+    )
 
 
 def show(checked: Checked, console: Console) -> None:

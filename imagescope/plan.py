@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +114,8 @@ def forecast(config: RunConfig) -> list[Forecast]:
 
         def role(name: str) -> Role:
             model = config.models.role(name)
-            return Role(
-                name, _Foreseen(open_engine(checkpoint(model), config.engine), cache), model
-            )
+            engine = open_engine(checkpoint(model), config.engine, ray_address=config.ray_address)
+            return Role(name, _Foreseen(engine, cache), model)
 
         captioner, reasoner = role("captioner"), role("reasoner")
         named = [name for name in gallery.files if name not in benchmark.missing]
@@ -176,16 +176,21 @@ def _counted(role: Role, step: str) -> Forecast:
 
 
 def _remember(config: RunConfig, found: Sequence[Forecast]) -> None:
-    """Tokens and time as an earlier run of these models on this machine measured them."""
-    here = machine()
+    """Tokens and time as an earlier run of these models on this machine measured them: the newest
+    of this dataset, else of another."""
+    here, earlier = machine(), []
     for path in sorted(config.runs.glob("*/*/*/manifest.json"), reverse=True):
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
-            models, steps = manifest["config"]["models"], manifest["steps"]
+            settings, steps = manifest["config"], manifest["steps"]
+            same = settings["dataset"] == config.dataset
+            started = datetime.fromisoformat(manifest["started"]).astimezone()
+            models = settings["models"]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # unfinished, or not ours
-        if manifest.get("machine") != here:
-            continue
+        if manifest.get("machine") == here:
+            earlier.append((same, started, models, steps))
+    for _, _, models, steps in sorted(earlier, key=lambda run: run[:2], reverse=True):
         for row in found:
             cost, name = steps.get(row.step), ROLE[row.step]
             same = models[name] == config.models.role(name).model_dump(mode="json")

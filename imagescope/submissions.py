@@ -103,13 +103,24 @@ def check(path: Path, data_root: Path | None = None, split: str = "test") -> lis
     split = datasets.split_of(name, split)
     benchmark = None
     if data_root is not None:
-        benchmark = datasets.load_annotations(
-            name, data_root, split, Options(subset=name == "CIRR")
-        )
+        benchmark = _load(name, data_root, split, subset=name == "CIRR")
     size = path.stat().st_size
     if name == "CIRR" and size > MAX_BYTES:
         findings.append(Finding(f"{size / 1e6:.1f} MB, the server takes {MAX_BYTES / 1e6:g} MB"))
     return findings + examine(name, data, split, benchmark)
+
+
+def _load(name: str, data_root: Path, split: str, subset: bool) -> Benchmark:
+    """The annotations, with the gallery that a file may name: empty where it is not known.
+
+    Of the published CIRCO only COCO's own list tells it: an image that is not in the folder is
+    missing, not unknown. Another number of queries is other data, whose gallery is the folder.
+    """
+    options = Options(subset=subset)
+    listed = datasets.load_annotations(name, data_root, split, options, lambda _: frozenset())
+    if len(listed.queries) == listed.spec.splits[listed.split][0]:
+        return listed
+    return datasets.load_annotations(name, data_root, split, options)
 
 
 def examine(
@@ -257,7 +268,7 @@ def score(
         raise UserError(f"{name} has no server and no file format of one; CIRR and CIRCO have")
     data, findings = read(path)
     subset = name == "CIRR" and data.get("metric") == "recall_subset"
-    benchmark = datasets.load_annotations(name, data_root, split, Options(subset=subset))
+    benchmark = _load(name, data_root, split, subset)
     if benchmark.hidden:
         raise UserError(f"{name} {split}: the targets are hidden; its server scores such files")
     findings += examine(name, data, benchmark.split, benchmark)

@@ -11,5 +11,19 @@ for dataset in CIRCO CIRR FashionIQ Flickr30K MSCOCO VisDial; do
 done
 
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-imagescope overview "$(place "${RUNS:-runs}")" ${RUN_NAME:+--run-name "$RUN_NAME"} || status=$?
+runs="$(place "${RUNS:-runs}")" name="${RUN_NAME:-}" next=""
+for word in "$@"; do # the table is of these runs: arguments win over variables, the last one wins
+  if [[ -n "$next" ]]; then
+    printf -v "$next" %s "$word"
+    next=""
+    continue
+  fi
+  case "$word" in
+    --runs) next=runs ;;
+    --runs=*) runs="${word#*=}" ;;
+    --run-name | --run_name) next=name ;;
+    --run-name=* | --run_name=*) name="${word#*=}" ;;
+  esac
+done
+imagescope overview "$runs" ${name:+--run-name "$name"} || status=$?
 exit $status

@@ -178,3 +178,11 @@ def test_json_and_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "no run folder" in capsys.readouterr().err
     (run / "manifest.json").write_text("{}")
     assert main(["compare", str(run)]) == 1
+
+
+def test_every_run_has_its_own_label(tmp_path: Path) -> None:
+    paths = [make_run(tmp_path / str(i), WORSE[:2]) for i in range(29)]
+    (found,) = compare(paths)
+    assert list(found.runs.values()) == [[str(path)] for path in paths]
+    assert next(iter(found.runs)) == "A" and list(found.runs)[25:] == ["Z", "AA", "AB", "AC"]
+    assert len(found.gains) == 29

@@ -217,3 +217,52 @@ def test_a_missing_annotation_file_is_named(tmp_path: Path) -> None:
         datasets.load("CIRR", tmp_path, "val")
     with pytest.raises(UserError, match="CIRR's"):
         datasets.load("VisDial", tmp_path, "val", subset=True)
+
+
+@pytest.mark.parametrize("split", ["val", "test1"])
+@pytest.mark.parametrize("harm", ["not UTF-8", "no list", "no captions", "a folder"])
+def test_data_check_reports_a_split_that_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str, harm: str
+) -> None:
+    small_cirr(tmp_path)
+    captions = tmp_path / f"CIRR/captions/cap.rc2.{split}.json"
+    listing = tmp_path / f"CIRR/image_splits/split.rc2.{split}.json"
+    for folder in ("dev", "test1"):
+        for name in (*MEMBERS, "dev-6-0-img0", "dev-7-0-img0"):
+            image(tmp_path / f"CIRR/{folder}/{name}.png")
+    roots = (tmp_path, tmp_path / "CIRR")
+    lines = [["data", "check", "CIRR", "--data-root", str(root)] for root in roots]
+    assert [main(line) for line in lines] == [0, 0]
+    if harm == "not UTF-8":
+        captions.write_bytes(b"\xff\xfe\x00[")
+    elif harm == "no list":
+        listing.unlink()
+    else:
+        captions.unlink()
+    if harm == "a folder":
+        captions.mkdir()
+    capsys.readouterr()
+    for line in lines:
+        assert main(line) == 1
+        told = capsys.readouterr()
+        wanted = listing if harm == "no list" else captions
+        assert wanted.name in told.err and "CIRR" in told.out  # the other split is shown
+    for path in (captions, listing):
+        if path.is_file():
+            path.unlink()
+    if harm != "a folder":
+        assert [main(line) for line in lines] == [0, 0]  # a split that is not there at all
+
+
+def test_data_check_reports_a_split_of_circo(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(tmp_path / "CIRCO/captions/val.json", [circo_row(0, 24, [8])])
+    for i in (8, 24):
+        image(tmp_path / f"CIRCO/unlabeled2017/{i:012}.jpg")
+    line = ["data", "check", "CIRCO", "--data-root", str(tmp_path)]
+    write_json(tmp_path / "CIRCO/annotations/captions_test2017.json", {})  # COCO's, not CIRCO's
+    assert main(line) == 0
+    (tmp_path / "CIRCO/captions/test.json").write_bytes(b"\xff")
+    assert main(line) == 1
+    assert "captions/test.json: not UTF-8" in capsys.readouterr().err

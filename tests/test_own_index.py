@@ -177,3 +177,21 @@ def test_walk_takes_any_spelling_of_a_suffix(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     found = walk(tmp_path)
     assert list(found.pictures) == ["a.JPG", "b.Tiff", "c.webp"] and found.others == 2
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "message"),
+    [("nowhere", None, "no such folder"), ("in", "../x", "cannot name an index")],
+)
+def test_folder_and_name_come_before_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, name: str | None, message: str
+) -> None:
+    monkeypatch.setenv("IMAGESCOPE_HOME", str(tmp_path / "home"))
+
+    def absent(*_: object) -> None:
+        raise UserError("a checkpoint is not there")
+
+    monkeypatch.setattr("imagescope.own.indexing.fingerprint", absent)
+    scenes(tmp_path / "in", 1)
+    with pytest.raises(UserError, match=message):
+        build(tmp_path / folder, name)

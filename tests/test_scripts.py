@@ -174,3 +174,26 @@ def test_no_index_or_machine_is_named() -> None:
     files = [*SCRIPTS, *ROOT.glob("requirements*.txt"), ROOT / "pyproject.toml"]
     for path in files:
         assert not re.search(r"index-url|find-links|https?://[^ ]*(pypi|pytorch)", path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("words", "overview"),
+    [
+        ("", "mine|--run-name|variable"),
+        ("--run-name x --runs elsewhere", "elsewhere|--run-name|x"),
+        ("--run_name=x --tau 0.2 --runs=elsewhere", "elsewhere|--run-name|x"),
+        ("--run-name=x --run_name z", "mine|--run-name|z"),
+        ("--runs a --runs=b", "b|--run-name|variable"),
+    ],
+)
+def test_the_last_table_is_of_these_runs(
+    venv: Path, tmp_path: Path, words: str, overview: str
+) -> None:
+    script, given = ROOT / "script/run_all.sh", {"RUNS": "mine", "RUN_NAME": "variable"}
+    told = bash(script, *words.split(), venv=venv, cwd=tmp_path, **given)
+    assert told.returncode == 0, told.stderr
+    *runs, last = told.stdout.splitlines()
+    assert last == f"overview|{overview}"
+    assert all(call.endswith("|".join(words.split())) for call in runs)  # they get all the words
+    told = bash(script, "--runs", "two words", venv=venv, cwd=tmp_path)
+    assert told.stdout.splitlines()[-1] == "overview|two words"

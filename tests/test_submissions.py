@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmark_files import MEMBERS, SHARED, image, needs_real, small_cirr, write_json
+from benchmark_files import MEMBERS, SHARED, edit, image, needs_real, small_cirr, write_json
 
 from imagescope import datasets, submissions
 from imagescope.cli import main
@@ -229,3 +229,40 @@ def test_circo_names_outside_the_gallery(tmp_path: Path) -> None:
         image(tmp_path / f"CIRCO/unlabeled2017/{i:012}.jpg")
     path = write(tmp_path / "s.json", {"0": [9, 10]})
     assert said(path, tmp_path) == ["query 0: 10 is not among the images to rank"]
+
+
+def test_circo_images_that_are_missing_are_not_unknown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many queries as published, a folder with few of their images."""
+    public = {"target_img_id": 9, "gt_img_ids": [9]}
+    rows = [
+        {"id": i, "reference_img_id": 8, "relative_caption": "x", "shared_concept": "y", **public}
+        for i in range(220)
+    ]
+    write_json(tmp_path / "CIRCO/annotations/val.json", rows)
+    for i in (8, 9):
+        image(tmp_path / f"CIRCO/unlabeled2017/{i:012}.jpg")
+    path = write(tmp_path / "s.json", {str(i): list(range(1, 51)) for i in range(220)})
+    assert said(path, tmp_path, "val") == []
+    line = ["score", "CIRCO", "--split", "val", "--data-root", str(tmp_path)]
+    assert main([*line, "--predictions", str(path)]) == 0
+    assert capsys.readouterr().err == ""
+    few = write(tmp_path / "t.json", {str(i): [9, 8] for i in range(220)})
+    assert "query 7: 2 images where the server expects 50" in said(few, tmp_path, "val")
+    info = {"images": [{"file_name": f"{i:012}.jpg"} for i in range(2, 90)]}
+    write_json(tmp_path / "CIRCO/annotations/image_info_unlabeled2017.json", info)
+    assert "query 7: 1 is not among the images to rank" in said(path, tmp_path, "val")
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_the_tiny_circo_has_its_folder_for_a_gallery(
+    tmp_path: Path, tiny_data: Path, split: str
+) -> None:
+    benchmark = datasets.load("CIRCO", tiny_data, split)
+    names = benchmark.gallery.names
+    path = tmp_path / "s.json"
+    path.write_text(submissions.write(benchmark, [Ranking(names)] * len(benchmark.queries)))
+    assert said(path, tiny_data, split) == []
+    edit(path, lambda data: data["0"].__setitem__(0, 1))
+    assert said(path, tiny_data, split) == ["query 0: 1 is not among the images to rank"]

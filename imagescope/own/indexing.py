@@ -64,6 +64,9 @@ def build(
     start = time.monotonic()
     folder = folder.expanduser().resolve()
     name = name or re.sub(r"[^\w.-]+", "-", folder.name)[:60].strip("-.") or "pictures"
+    place(name)  # refuses what is no name, before anything is looked for
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of pictures")
     before = library.read_manifest(name) if name in library.names() else None
     if before and before.folder != folder:
         raise UserError(
