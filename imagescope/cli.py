@@ -12,7 +12,6 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 
@@ -37,6 +36,8 @@ app.add_typer(cache_app, name="cache", no_args_is_help=True)
 for command in (score, compare, cli_own.index, cli_own.search, cli_own.chat, cli_own.serve):
     app.command()(command)
 console = Console()
+# typer brings a click of its own, or uses the installed one, by its version
+USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 # The spellings of the paper's release, and ours.
 SPELLINGS = {
@@ -261,12 +262,12 @@ def main(argv: list[str] | None = None) -> int:
             f"imagescope: {error}", markup=False, highlight=False, soft_wrap=True
         )
         return 1
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.ClickException as error:
+    except typer.Exit as error:
+        return int(error.exit_code)
+    except USAGE as error:
         error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+        return int(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
         print("imagescope: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader (head, less) has seen enough

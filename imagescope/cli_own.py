@@ -111,7 +111,7 @@ def chat(
 def serve(
     name: Name,
     host: Annotated[str, Opt(help="The address that is listened on.")] = "127.0.0.1",
-    port: Annotated[int, Opt(help="The port; 0 takes a free one.")] = 7860,
+    port: Annotated[int, Opt(min=0, max=65535, help="The port; 0 takes a free one.")] = 7860,
     top: Annotated[int, Opt(min=1, max=48, help="How many pictures are shown.")] = 12,
     models: Models = None,
     engine: Engine = None,

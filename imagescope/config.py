@@ -122,7 +122,7 @@ class RunConfig(_Model):
     @field_validator("split", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return {"test1": "test", "valid": "val"}.get(value, value)
+        return {"test1": "test", "valid": "val"}.get(str(value), value)
 
     @field_validator("stages", mode="before")
     @classmethod
@@ -139,7 +139,7 @@ class RunConfig(_Model):
     @model_validator(mode="before")
     @classmethod
     def _protocol(cls, values: dict[str, Any]) -> dict[str, Any]:
-        preset = PROTOCOLS.get(values.get("protocol", "paper"), {})
+        preset = PROTOCOLS.get(str(values.get("protocol", "paper")), {})
         return {**preset, **{k: v for k, v in values.items() if v is not None}}
 
 
@@ -149,6 +149,8 @@ def config_path(name: str | Path, folder: str = "") -> Path:
     `configs/CIRR.yaml` works from any working folder; so does a bare `tiny` with folder "models".
     """
     name = Path(name)
+    if not name.name:
+        raise UserError(f"no such config: {str(name)!r}")
     roots = [PACKAGE / "configs", PACKAGE.parent / "configs"]  # installed, or a checkout
     inside = name.relative_to("configs") if name.parts[:1] == ("configs",) else name
     tries = [name] if name.is_absolute() or len(name.parts) > 1 or name.suffix else []

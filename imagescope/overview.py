@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from imagescope import datasets
 from imagescope.errors import UserError
 from imagescope.records import STAGES, Estimate
 from imagescope.runs import read_metrics
+
+log = logging.getLogger("imagescope")
 
 
 def newest(runs: Path, name: str = "default") -> list[Path]:
@@ -34,16 +37,25 @@ def print_overview(folders: Sequence[Path], console: Console) -> None:
     name, metric = Column("benchmark", no_wrap=True), Column("metric", min_width=10)
     table = Table(name, "split", "queries", metric, *STAGES, show_edge=False)
     for folder in folders:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        metrics = read_metrics(folder)
-        dataset = manifest["config"]["dataset"]
-        main = datasets.spec(dataset).main_metric
-        if main not in metrics.get("stage1", {}):  # CIRR's subset, say
-            main = next(iter(metrics.get("stage1", {})), "hidden")
-        cells = [_cell(metrics.get(stage, {}).get(main)) for stage in STAGES]
-        queries = f"{manifest['benchmark']['queries']:,}"
-        table.add_row(dataset, manifest["config"]["split"], queries, main, *cells)
+        try:
+            table.add_row(*_row(folder))
+        except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            log.warning("%s is left out: not a finished run's folder (%s)", folder, error)
+    if not table.row_count:
+        raise UserError("no finished run among these folders")
     console.print(table)
+
+
+def _row(folder: Path) -> list[str]:
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    metrics = read_metrics(folder)
+    dataset = manifest["config"]["dataset"]
+    main = datasets.spec(dataset).main_metric
+    if main not in metrics.get("stage1", {}):  # CIRR's subset, say
+        main = next(iter(metrics.get("stage1", {})), "hidden")
+    cells = [_cell(metrics.get(stage, {}).get(main)) for stage in STAGES]
+    queries = f"{manifest['benchmark']['queries']:,}"
+    return [dataset, manifest["config"]["split"], queries, main, *cells]
 
 
 def _status(path: Path) -> str:

@@ -245,5 +245,6 @@ def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no readable metrics.json ({error})") from None
     result = estimates(found)
-    assert isinstance(result, dict)
+    if not isinstance(result, dict):
+        raise UserError(f"{folder}: metrics.json holds no metrics")
     return result

@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from imagescope.errors import UserError
 from imagescope.tiny.datasets_composed import write_circo, write_cirr, write_fashioniq
 from imagescope.tiny.dialogues import can_talk, dialogue
 from imagescope.tiny.families import families
@@ -34,7 +35,10 @@ def make(root: Path, seed: int = 0, force: bool = False) -> dict[str, int]:
 
     Returns the number of files of each dataset.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{root}: cannot be written: {error.strerror}") from None
     counts = {}
     for name, write in WRITERS.items():
         folder = root / name
