@@ -13,7 +13,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePath
@@ -283,16 +283,16 @@ class Cache:
 
     def prune(self, days: float | None = None, model: str | None = None) -> int:
         """Takes out what is older than so many days, or of a model (its declared name or the
-        beginning of its id); returns how many responses and vectors went. None of both: nothing."""
+        beginning of its id); returns how many responses and vectors went. None of both: nothing.
+        Raises UserError for a model that it does not know."""
         if self.bundle:
             raise UserError(f"{self.path} is a bundle: it is only read")
         conditions: list[tuple[str, str, Any]] = []
         if days is not None:
             before = time.time() - days * 86400
             conditions += [("responses", "created < ?", before), ("vectors", "created < ?", before)]
-        for name, known in self.info()["models"].items() if model else ():
-            if known["model"] == model or name.startswith(str(model)):
-                conditions += [("responses", "identity = ?", name), ("vectors", "space = ?", name)]
+        for name in self._named(model) if model else ():
+            conditions += [("responses", "identity = ?", name), ("vectors", "space = ?", name)]
         gone = 0
         with self.write() as db:
             for table, condition, value in conditions:
@@ -301,6 +301,16 @@ class Cache:
             with _reported(self.path):
                 self._connection.execute("VACUUM")
         return gone
+
+    def _named(self, model: str) -> set[str]:
+        """Ids of the identities that were declared under this name, or begin with it."""
+        rows = self.rows("SELECT id, declared FROM identities")
+        names = [(name, str(self._json(declared).get("model"))) for name, declared in rows]
+        found = {name for name, declared in names if declared == model or name.startswith(model)}
+        if not found:
+            known = ", ".join(sorted({declared for _, declared in names})) or "nothing"
+            raise UserError(f"{self.path}: nothing of {model}; it holds {known}")
+        return found
 
     def seal(self) -> None:
         """Makes a bundle of the file: one plain file, only read from now on, on any medium."""
@@ -355,7 +365,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
+    _until_free(lambda: connection.execute("PRAGMA journal_mode = WAL"))
     connection.execute("BEGIN EXCLUSIVE")
     made = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
     if not made:  # else another process was first
@@ -365,6 +375,19 @@ def _create(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
+
+
+def _until_free(work: Callable[[], object]) -> None:
+    """Tries for a minute: the change of the journal's mode does not wait for other processes."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            work()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(0.02)
 
 
 @contextmanager

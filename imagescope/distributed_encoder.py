@@ -16,6 +16,8 @@ from imagescope.checkpoints import locate
 from imagescope.config import EncoderConfig
 from imagescope.encoders import Encoder
 from imagescope.engines.distributed import Lost, Pool, connect, places
+from imagescope.engines.images import ABSENT
+from imagescope.errors import UserError
 from imagescope.vectors import Array
 
 
@@ -46,6 +48,11 @@ class DistributedEncoder(Encoder):
                         vectors[row], ok[row] = item, True
                     else:
                         why = item.error if isinstance(item, Lost) else str(item)
+                        if why.endswith(ABSENT) and os.path.exists(names[row]):
+                            raise UserError(
+                                f"{names[row]}: a worker does not see this file. Do all machines "
+                                "of the cluster have it under this path?"
+                            )
                         self.unreadable[os.fspath(paths[row])] = why
         return vectors, ok
 

@@ -113,9 +113,17 @@ class Encoder:
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
+        import torch
+
         self._load()
         start = time.monotonic()
-        yield
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the encoder {self.config.model} ran out of a GPU's memory: give it a smaller "
+                "batch_size, or other GPUs (CUDA_VISIBLE_DEVICES)"
+            ) from error
         self.seconds += time.monotonic() - start
 
     def _load(self) -> list[_Towers]:
@@ -123,16 +131,19 @@ class Encoder:
             start, config = time.monotonic(), self.config
             folder = fetch(config.model, config.revision)
             kind = _OpenClip if config.library == "open_clip" else _Transformers
+            devices = [f"cuda:{n}" for n in range(len(visible_gpus()))] or ["cpu"]
             try:
                 first = kind(folder, config)
-            except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+                self._towers = [first.on(device) for device in devices]
+            except (
+                *(OSError, ValueError, KeyError, ImportError),
+                *(RuntimeError, AssertionError),  # torch's, where a GPU is absent, broken or full
+            ) as error:
                 why = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise UserError(
                     f"{config.library} cannot load the encoder {config.model}: {why}. "
                     "(library: transformers or open_clip, in configs/models)"
                 ) from error
-            devices = [f"cuda:{n}" for n in range(len(visible_gpus()))] or ["cpu"]
-            self._towers = [first.on(device) for device in devices]
             self.loads += 1
             self.load_seconds += time.monotonic() - start
         return self._towers

@@ -111,7 +111,8 @@ class ImageDB:
         self._captioner = f"{_slug(captioner.config.model)}-{digest(made_by)[:8]}"
         folder = self.folder / "captions" / self._captioner
         manifest = {} if self._cache.bundle else read_manifest(folder, made_by)
-        known = _read_captions(folder / "captions.jsonl") if manifest else {}
+        read = _read_captions(folder / "captions.jsonl") if manifest else {}
+        known = {sha: caption for sha, caption in read.items() if caption}  # others are asked again
         unreadable: dict[str, str] = dict(manifest.get("unreadable", {}))  # sha256 -> why
         skipped = {
             name: unreadable.get(sha, "the file cannot be read")

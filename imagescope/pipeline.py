@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from imagescope.encoders import CachedTexts, Encoder, open_encoder
 from imagescope.engines import open_engine
 from imagescope.engines.cached import Cached
 from imagescope.engines.role import Role, Step
+from imagescope.errors import UserError
 from imagescope.image_db import ImageDB
 from imagescope.prompts import PromptSet, load_prompts
 from imagescope.records import STAGES, Ranking, Synthesis, Trace
@@ -54,8 +55,8 @@ class Result:
 
 
 class Models:
-    """The roles of a run. Roles that name the same checkpoint share an engine; a role's engine is
-    closed when the last role that needs it is done, so one model is in memory at a time."""
+    """The roles of a run. Roles that name the same checkpoint share an engine; it is closed when
+    the last role that needs it is done, or another is opened: one model in memory at a time."""
 
     def __init__(self, config: RunConfig, cache: Cache, strict: bool = False):
         self._config, self._cache = config, cache
@@ -86,6 +87,7 @@ class Models:
     @contextmanager
     def role(self, name: str) -> Iterator[Role]:
         """The role for one part of the run; afterwards its memory is free unless shared."""
+        self.close(all_but=name)  # one that a later role shares may still be open
         try:
             yield self.open(name)
         finally:
@@ -157,6 +159,13 @@ def run(config: RunConfig) -> Result:
         log.info("interrupted: the same command goes on where this one stopped")
         folder.close("interrupted")
         raise
+    except OSError as error:  # a full disk, say, that may not hold the run's status either
+        with suppress(OSError):
+            folder.close(f"failed: {error}")
+        raise UserError(
+            f"{error.filename or folder.path}: {error.strerror or error}. What was answered is "
+            "kept; the same command goes on from there."
+        ) from error
     except BaseException as error:
         log.info("failed: %s", error)
         folder.close(f"failed: {error}")
@@ -190,6 +199,8 @@ def _run(
                 syntheses = ask_questions(queries, syntheses, reasoner, prompts)
         steps |= reasoner.steps
 
+        if config.ray_address:
+            models.close()  # the encoder's replicas want the cluster's GPUs, too
         encoder = open_encoder(config.models.encoder, ray_address=config.ray_address)
         texts = CachedTexts(encoder, cache, replay=config.replay is not None)
         try:

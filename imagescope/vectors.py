@@ -225,7 +225,8 @@ class VectorStore:
 
     def _write_manifest(self, changes: Mapping[str, Any], why: Mapping[str, str] = {}) -> None:
         found = read_manifest(self.folder, self._made_by)  # another run may have written it
-        unreadable = {**found.get("unreadable", {}), **why}
+        mine = self.manifest.get("unreadable", {})  # another run may have overwritten it
+        unreadable = {**mine, **found.get("unreadable", {}), **why}
         made = {"made_by": self._made_by, **found, **changes, "unreadable": unreadable}
         write_json(self.folder / "manifest.json", made)
         self.manifest = made

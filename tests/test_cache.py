@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import sqlite3
@@ -244,6 +245,33 @@ def test_a_run_is_bundled_and_replayed_elsewhere(tmp_path: Path, pictures: list[
         with pytest.raises(UserError, match="only read"):
             bundle.prune(days=0)
     assert not list(tmp_path.glob("run.bundle-*"))
+
+
+def open_and_close(path: Path, gate: Any) -> None:
+    gate.wait()
+    Cache.open(path).close()
+
+
+def test_several_runs_make_the_cache_at_once(tmp_path: Path) -> None:
+    several = multiprocessing.get_context("fork")
+    for attempt in range(10):
+        gate = several.Barrier(3)
+        target = (tmp_path / f"{attempt}.sqlite", gate)
+        runs = [several.Process(target=open_and_close, args=target) for _ in range(3)]
+        for run in runs:
+            run.start()
+        for run in runs:
+            run.join(60)
+        assert [run.exitcode for run in runs] == [0, 0, 0]
+
+
+def test_a_model_is_pruned_by_any_of_its_names(cache: Cache) -> None:
+    engine = Counting()
+    collect(Cached(engine, cache), [Request("a")])
+    cache.register(engine.identity, {"model": "another/name"})
+    with pytest.raises(UserError, match="nothing of elsewhere; it holds another/name, m"):
+        cache.prune(model="elsewhere")
+    assert cache.prune(model="another/name") == 1
 
 
 def test_who_answered_nothing_is_bundled_too(cache: Cache, tmp_path: Path) -> None:

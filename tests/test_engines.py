@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -490,6 +491,42 @@ def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = OpenAI(ModelConfig(model="m", base_url="http://127.0.0.1:9/v1"))
     with pytest.raises(UserError, match="cannot be reached"):
         collect(engine, [Request("a")])
+
+
+def test_the_endpoint_of_the_environment(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the client would take from there anyway; two endpoints' answers are not one."""
+    monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
+    engine = OpenAI(ModelConfig(model="m"))
+    assert engine.identity["base_url"] == endpoint.url
+    assert collect(engine, [Request("a", (), 2)])[0].error is None
+
+
+WAITING = """
+import sys
+from imagescope.config import ModelConfig
+from imagescope.engines.base import Request, collect
+from imagescope.engines.openai import OpenAI
+print("asking", flush=True)
+collect(OpenAI(ModelConfig(model="m", base_url=sys.argv[1])), [Request(str(n)) for n in range(4)])
+"""
+
+
+def test_nobody_waits_for_a_silent_server() -> None:
+    """Ctrl-C ends a run that waits for an endpoint."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and never answers
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        line = [sys.executable, "-c", WAITING, url]
+        with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as waiting:
+            try:
+                assert waiting.stdout and waiting.stdout.readline()
+                connection, _ = silent.accept()
+                waiting.send_signal(signal.SIGINT)
+                assert waiting.wait(20) != 0
+                connection.close()
+            finally:
+                waiting.kill()
 
 
 def test_openai_itself_wants_a_key(monkeypatch: pytest.MonkeyPatch) -> None:

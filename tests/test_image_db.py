@@ -23,6 +23,7 @@ from imagescope.engines.role import Role
 from imagescope.errors import UserError
 from imagescope.image_db import ImageDB
 from imagescope.records import Gallery
+from imagescope.vectors import VectorStore
 
 PROMPT = "Describe the picture."
 
@@ -363,6 +364,36 @@ def test_two_at_once_do_not_hurt_each_other(tmp_path, photos):
         np.testing.assert_array_equal(
             built.vectors.images[row], vector((photos / name).read_bytes())
         )
+
+
+def test_a_caption_that_failed_is_asked_again(tmp_path, photos, monkeypatch):
+    """Out of memory, say: no empty caption is kept, in the gallery's file or in the cache."""
+    found, generate = gallery(photos), ContentCaptioner.generate
+
+    def failing(self, requests):
+        for n, response in generate(self, requests):
+            lost = requests[n].images[0].path.endswith("3.png")
+            yield n, Response("", finish="error", error="out of memory") if lost else response
+
+    monkeypatch.setattr(ContentCaptioner, "generate", failing)
+    assert "3.png" not in Built(tmp_path, found).captions
+    monkeypatch.undo()
+    again = Built(tmp_path, found)
+    assert again.captioner.asked == ["3.png"] and again.captions["3.png"].startswith("picture ")
+
+
+def test_two_runs_find_different_broken_files(tmp_path, photos):
+    """What one knows of a gallery is not lost when another has written its manifest meanwhile."""
+    store = VectorStore(tmp_path / "s", {"encoder": 1})
+
+    def embed(keys):
+        if keys == ["a"]:
+            return np.zeros((1, 4), np.float32), {"a": "broken"}
+        (tmp_path / "s" / "manifest.json").write_text('{"made_by": {"encoder": 1}}')
+        return np.ones((1, 4), np.float32), {}
+
+    rows, ok, _ = store.rows(["a", "b"], embed, 1, "test")
+    assert ok.tolist() == [False, True] and rows[1].tolist() == [1, 1, 1, 1]
 
 
 def test_captions_known_to_the_gallery_alone_are_bundled(tmp_path, photos):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import shutil
@@ -9,14 +10,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from imagescope import pipeline
 from imagescope.cache import Cache
 from imagescope.cli import main
+from imagescope.config import ROLES, ModelConfig, load_run
+from imagescope.engines.base import Request, Response
 from imagescope.records import STAGES, Query, Ranking, Synthesis, Trace
 from imagescope.runs import RunFolder, read_traces, to_json
 
@@ -283,6 +287,49 @@ def test_more_candidates_than_images(run: Run) -> None:
         *("--top-k", "5000", "--alpha", "6000", "--stages", "s1"),
     )
     assert len(read_traces(folder)[0].rankings["stage1"].names) <= 5000
+
+
+def test_one_model_in_memory_whoever_shares_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Captioner and evaluator are one checkpoint, and two others are loaded between them."""
+
+    class Memory:
+        def __init__(self, config: ModelConfig):
+            self.model, self.identity = config.model, {"model": config.model}
+
+        def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
+            loaded.add(self.model)
+            assert loaded == {self.model}
+            yield from ((i, Response("yes")) for i in range(len(requests)))
+
+        def close(self) -> None:
+            loaded.discard(self.model)
+
+    loaded: set[str] = set()
+    monkeypatch.setattr(pipeline, "open_engine", lambda config, *_, **__: Memory(config))
+    config = load_run("CIRR", {"models": "tiny"})
+    shared = config.models.captioner.model_copy(update={"max_tokens": 64})
+    models = config.models.model_copy(update={"captioner": shared, "evaluator": shared})
+    with Cache.open(tmp_path / "c.sqlite") as cache:
+        held = pipeline.Models(config.model_copy(update={"models": models}), cache)
+        for name in ROLES:
+            with held.role(name) as role:
+                role.ask([Request(name)], name, [name])
+        assert not loaded
+
+
+def test_a_full_disk_is_explained(
+    workplace: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "traces.jsonl")
+
+    monkeypatch.setattr(RunFolder, "write_traces", full)
+    line = arguments(workplace, tiny_data, "CIRR", "--split", "val", "--limit", "2")
+    assert main([*line, "--engine", "transformers", "--stages", "s1"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "traces.jsonl: No space left on device" in said and "Traceback" not in said
 
 
 def test_an_interrupted_place_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

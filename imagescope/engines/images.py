@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from imagescope.engines.base import Pair, Picture
 
+ABSENT = "no such file"
 MAX_PIXELS = 200_000_000  # a larger image is refused before it is decoded
 SIDE = 800  # of each image on the canvas, pixels
 CANVAS = (1645, 826)
@@ -39,7 +40,7 @@ def load_picture(path: str | Path) -> Image.Image:
     except UnreadableImage:
         raise
     except FileNotFoundError:
-        raise UnreadableImage(f"{path}: no such file") from None
+        raise UnreadableImage(f"{path}: {ABSENT}") from None
     except UnidentifiedImageError:
         empty = Path(path).stat().st_size == 0
         raise UnreadableImage(f"{path}: {'empty' if empty else 'not an image'}") from None

@@ -10,10 +10,12 @@ import json
 import logging
 import math
 import os
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import lru_cache
 from io import BytesIO
+from queue import SimpleQueue
 from typing import Any
 
 from imagescope.config import ModelConfig
@@ -41,9 +43,10 @@ class OpenAI:
 
     def __init__(self, config: ModelConfig):
         self.config = config
+        self._base = config.base_url or os.environ.get("OPENAI_BASE_URL")  # as the client has it
         self.identity: dict[str, Any] = {
             "engine": "openai",
-            "base_url": config.base_url,
+            "base_url": self._base,
             "model": config.model,
         }
         self._client: Any = None
@@ -55,14 +58,30 @@ class OpenAI:
             return
         client = self._open()
         encode = lru_cache(maxsize=64)(_data_url)  # several questions about an image: one PNG
-        with ThreadPoolExecutor(self.config.max_num_seqs or AT_ONCE, "openai") as pool:
-            waiting = {pool.submit(self._ask, client, r, encode): i for i, r in enumerate(requests)}
-            try:
-                for done in as_completed(waiting):
-                    yield waiting[done], done.result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+        waiting, done = deque(enumerate(requests)), SimpleQueue[tuple[int, Any]]()
+
+        def work() -> None:
+            while waiting:
+                try:
+                    i, request = waiting.popleft()
+                except IndexError:  # another thread was faster
+                    return
+                try:
+                    done.put((i, self._ask(client, request, encode)))
+                except Exception as error:
+                    done.put((i, error))
+
+        # daemons: nobody waits for a server that does not answer, when the run ends
+        for _ in range(min(len(requests), self.config.max_num_seqs or AT_ONCE)):
+            threading.Thread(target=work, daemon=True).start()
+        try:
+            for _ in requests:
+                i, found = done.get()
+                if isinstance(found, Exception):
+                    raise found
+                yield i, found
+        finally:
+            waiting.clear()
 
     def close(self) -> None:
         if self._client is not None:
@@ -75,14 +94,14 @@ class OpenAI:
 
             config = self.config
             key = os.environ.get(config.api_key_env)
-            if not key and not config.base_url:
+            if not key and not self._base:
                 raise UserError(
                     f"engine openai: no base_url for {config.model}, and the variable "
                     f"{config.api_key_env} holds no key for OpenAI's own endpoint"
                 )
             self._client = openai.OpenAI(
                 api_key=key or "none",  # a server of one's own wants none
-                base_url=config.base_url,
+                base_url=self._base,
                 max_retries=RETRIES,
                 timeout=TIMEOUT,
             )
