@@ -15,16 +15,20 @@ from imagescope.errors import UserError
 from imagescope.image_db import ImageDB
 from imagescope.pipeline import USED, Models, load_benchmark
 from imagescope.prompts import load_prompts
+from imagescope.runs import as_started
 
 
 def read_manifest(folder: Path) -> tuple[RunConfig, set[str]]:
-    """What a run folder's manifest holds: the configuration, and the ids of the identities that
-    answered. Raises UserError."""
+    """What a run folder's manifest holds: the configuration, its places as they were where the run
+    was started, and the ids of the identities that answered. Raises UserError."""
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         made_by = {digest(identity) for identity in manifest["models"].values()}
-        return RunConfig.model_validate(manifest["config"]), made_by
+        config = RunConfig.model_validate(manifest["config"])
+        places = {n: as_started(manifest, getattr(config, n)) for n in ("data_root", "image_db")}
+        places["cache"] = Path(manifest.get("cache") or cache_path(config))
+        return config.model_copy(update=places), made_by
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise UserError(f"{path}: not the manifest of a run ({error})") from None
 
@@ -43,7 +47,10 @@ def export_run(folder: Path, target: Path) -> dict[str, int]:
         raise UserError(f"{folder}: this run is itself a replay of {config.replay}: copy that file")
     benchmark = load_benchmark(config)
     prompts = load_prompts(config.prompts, config.dataset)
-    with Cache.open(cache_path(config)) as cache:
+    assert config.cache
+    if not config.cache.is_file():
+        raise UserError(f"{config.cache}: the cache of this run is gone; it held its responses")
+    with Cache.open(config.cache) as cache:
         # a checkpoint may have been retrained in its place since: the cache then knows several
         cache.only = made_by
         models = Models(config, cache, strict=True)

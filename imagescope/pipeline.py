@@ -248,6 +248,7 @@ def _run(
     _log(metrics, steps, fallbacks, models.loads())
     folder.update(
         benchmark=benchmark.describe(),
+        cache=str(cache.path.absolute()),
         prompts=prompts.hashes(),
         models={name: role.engine.identity for name, role in models.roles.items()}
         | {"encoder": texts.identity},

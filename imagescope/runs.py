@@ -95,6 +95,7 @@ class RunFolder:
             "status": "running",
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             "command": ["imagescope", *sys.argv[1:]],
+            "folder": os.getcwd(),
             "config": config.model_dump(mode="json"),
             "versions": versions(),
             "git": git_commit(),
@@ -137,6 +138,13 @@ def _new_folder(parent: Path, clip: str, stamp: str) -> tuple[Path, str]:
             continue
         return parent / f"{clip}-{unique}", unique
     raise UserError(f"{parent}: a thousand runs began within this second")
+
+
+def as_started(manifest: Mapping[str, Any], path: str | Path) -> Path:
+    """A path of a run's configuration, seen from the folder in which the run was started; as it
+    is, where it is not there (any more)."""
+    found = Path(str(manifest.get("folder", "")), path)
+    return found if found.exists() else Path(path)
 
 
 def versions() -> dict[str, str]:

@@ -195,6 +195,28 @@ def test_a_bundle_replays_without_images_models_or_cache(
     assert "not in the bundle" in said and "verification, query" in said
 
 
+def test_a_run_is_known_from_other_folders_too(
+    cirr: Path, workplace: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Started with relative paths; then its bundle and its page are made from elsewhere."""
+    (tmp_path / "data").symlink_to(tiny_data)
+    for name in ("image_db", "responses.sqlite"):
+        (tmp_path / name).symlink_to(workplace / name)
+    monkeypatch.chdir(tmp_path)
+    options = ("CIRR", "--split", "val", "--engine", "transformers", "--limit", "2")
+    assert main(arguments(Path(), Path("data"), *options)) == 0
+    (folder,) = tmp_path.glob("runs/*/*/*")
+    before = sorted(path.relative_to(folder) for path in folder.rglob("*.jpg"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["cache", "export", str(folder), "--output", "bundle"]) == 0
+    shutil.rmtree(folder / "report")
+    assert main(["report", str(folder)]) == 0
+    assert before and sorted(path.relative_to(folder) for path in folder.rglob("*.jpg")) == before
+    (tmp_path / "responses.sqlite").unlink()
+    assert main(["cache", "export", str(folder), "--output", "again"]) == 1
+
+
 def small_fashioniq(source: Path, here: Path) -> str:
     """Four queries; one reference is missing, one image kept as JPEG by its name."""
     captions, splits = "captions/cap.dress.val.json", "image_splits/split.dress.val.json"

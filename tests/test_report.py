@@ -239,6 +239,7 @@ class Page:
         browser.get("about:blank")
         browser.get_log("browser")
         browser.get(page.resolve().as_uri())
+        self.until("document.readyState === 'complete'")
 
     def js(self, code: str) -> Any:
         return self.browser.execute_script(f"return {code}")
@@ -276,6 +277,7 @@ def test_every_kind_of_run_opens(
 ) -> None:
     page = Page(browser, report(tmp_path / "run", files, kind, count=25))
     noun = "dialogues" if kind == "dialogue" else "queries"
+    page.until("document.getElementById('count').textContent")
     assert page.js("document.getElementById('count').textContent") == f"1–20 of 25 {noun}"
     page.click("#toggle-all")
     page.until("document.querySelectorAll('#list .step').length >= 60")

@@ -22,7 +22,7 @@ from imagescope.report import charts, facts, queries
 from imagescope.report.movement import movements
 from imagescope.report.queries import Images, Ranks
 from imagescope.report.thumbnails import write_thumbnails
-from imagescope.runs import iter_traces, read_metrics
+from imagescope.runs import as_started, iter_traces, read_metrics
 
 log = logging.getLogger("imagescope")
 HERE = Path(__file__).parent
@@ -164,7 +164,7 @@ def image_files(manifest: Mapping[str, Any]) -> Mapping[str, Path]:
 
         return datasets.load(
             config["dataset"],
-            Path(config["data_root"]),
+            as_started(manifest, config["data_root"]),
             config["split"],
             exclude_reference=config["exclude_reference"],
             first_round=config["first_round"],
