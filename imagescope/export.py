@@ -27,7 +27,9 @@ def read_manifest(folder: Path) -> tuple[RunConfig, set[str]]:
         made_by = {digest(identity) for identity in manifest["models"].values()}
         config = RunConfig.model_validate(manifest["config"])
         places = {n: as_started(manifest, getattr(config, n)) for n in ("data_root", "image_db")}
-        places["cache"] = Path(manifest.get("cache") or cache_path(config))
+        recorded = Path(str(manifest.get("cache", "")))
+        usual = cache_path(config.model_copy(update=places))
+        places["cache"] = recorded if recorded.is_file() else as_started(manifest, usual)
         return config.model_copy(update=places), made_by
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise UserError(f"{path}: not the manifest of a run ({error})") from None

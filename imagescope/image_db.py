@@ -123,17 +123,17 @@ class ImageDB:
         requests = [
             Request(prompt, (Picture(str(files[name])),), max_tokens=LONGEST) for name in names
         ]
-        if all(self.hashes[name] in known for name in names) and captioner.missing(requests):
-            captions = {name: known[self.hashes[name]] for name in names}
-            captioner.adopt(requests, list(captions.values()))  # a bundle of this run holds them
-            log.info("captions: %d from %s", len(captions), folder)
-        else:
-            found = dict(zip(names, captioner.ask(requests, "captions", names), strict=True))
-            captions = {name: response.text.strip() for name, response in found.items()}
-            for name in [name for name, caption in captions.items() if not caption]:
-                skipped[name] = found[name].error or "the captioner said nothing"
-                if why := _unreadable(files[name]):  # nor will it be the next time
-                    unreadable[self.hashes[name]] = why
+        held = [n for n, name in enumerate(names) if self.hashes[name] in known]
+        if held and captioner.missing(requests):
+            texts = [known[self.hashes[names[n]]] for n in held]
+            captioner.adopt([requests[n] for n in held], texts)
+            log.info("captions: %d from %s", len(held), folder)
+        found = dict(zip(names, captioner.ask(requests, "captions", names), strict=True))
+        captions = {name: response.text.strip() for name, response in found.items()}
+        for name in [name for name, caption in captions.items() if not caption]:
+            skipped[name] = found[name].error or "the captioner said nothing"
+            if why := _unreadable(files[name]):  # nor will it be the next time
+                unreadable[self.hashes[name]] = why
         captions = {name: caption for name, caption in captions.items() if caption}
         self._lose([name for name, sha in self.hashes.items() if sha in unreadable])
         if skipped:

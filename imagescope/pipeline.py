@@ -160,6 +160,7 @@ def run(config: RunConfig) -> Result:
         folder.close("interrupted")
         raise
     except OSError as error:  # a full disk, say, that may not hold the run's status either
+        log.info("failed: %s", error)
         with suppress(OSError):
             folder.close(f"failed: {error}")
         raise UserError(

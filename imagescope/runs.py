@@ -124,9 +124,11 @@ class RunFolder:
 
     def close(self, status: str) -> None:
         """Writes how the run ended, and lets go of output.log."""
-        self.update(status=status, seconds=round(time.monotonic() - self._start, 3))
-        log.removeHandler(self.handler)
-        self.handler.close()
+        try:
+            self.update(status=status, seconds=round(time.monotonic() - self._start, 3))
+        finally:
+            log.removeHandler(self.handler)
+            self.handler.close()
 
 
 def _new_folder(parent: Path, clip: str, stamp: str) -> tuple[Path, str]:

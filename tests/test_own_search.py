@@ -164,6 +164,9 @@ def test_what_happens_during_a_search_counts(captions: list[str]) -> None:
         next(answers)
         talk.restart()
         assert list(answers) == [] and talk.answer is None and talk.reference is None
+        waiting = talk.say(scope, captions[4])  # in the queue, not begun
+        talk.restart()
+        assert list(waiting) == [] and talk.answer is None
         *_, fresh = talk.say(scope, captions[5])
         assert fresh.carried == captions[5]
 

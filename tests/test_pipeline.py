@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import random
 import shutil
 import signal
@@ -213,7 +214,13 @@ def test_a_run_is_known_from_other_folders_too(
     shutil.rmtree(folder / "report")
     assert main(["report", str(folder)]) == 0
     assert before and sorted(path.relative_to(folder) for path in folder.rglob("*.jpg")) == before
-    (tmp_path / "responses.sqlite").unlink()
+    (tmp_path / "moved").mkdir()  # the whole project, to another place
+    for name in ("data", "image_db", "responses.sqlite", "runs"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    monkeypatch.chdir(tmp_path / "moved")
+    (folder,) = Path().glob("runs/*/*/*")
+    assert main(["cache", "export", str(folder), "--output", "bundle"]) == 0
+    Path("responses.sqlite").unlink()
     assert main(["cache", "export", str(folder), "--output", "again"]) == 1
 
 
@@ -352,6 +359,9 @@ def test_a_full_disk_is_explained(
     assert main([*line, "--engine", "transformers", "--stages", "s1"]) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert "traces.jsonl: No space left on device" in said and "Traceback" not in said
+    assert not any(
+        isinstance(h, logging.FileHandler) for h in logging.getLogger("imagescope").handlers
+    )
 
 
 def test_an_interrupted_place_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,16 +33,21 @@ class Conversation:
     ) -> Iterator[Answer]:
         """An answer after each stage (see ImageScope.stages). A line that follows another without a
         reference refines its description; a reference counts for one line. Ends
-        early where the conversation starts over meanwhile."""
-        reference, begun = self.reference, self.begun
-        previous = self.answer.carried if self.answer is not None else None
-        found = scope.stages(text, reference, stages, top, None if reference else previous, glance)
-        for answer in found:
+        early where the conversation starts over meanwhile, even before it is begun."""
+        reference = self.reference
+        previous = self.answer.carried if self.answer is not None and not reference else None
+        found = scope.stages(text, reference, stages, top, previous, glance)
+        return self._follow(found, reference, self.begun)
+
+    def _follow(
+        self, found: Iterator[Answer], reference: Path | None, begun: int
+    ) -> Iterator[Answer]:
+        while self.begun == begun and (answer := next(found, None)) is not None:
             if self.begun != begun:
                 return
             self.answer = answer
             yield answer
-        if self.reference == reference:  # else another was taken meanwhile
+        if self.begun == begun and self.reference == reference:  # else another was taken meanwhile
             self.reference = None
 
     def like(self, rank: int) -> Result:

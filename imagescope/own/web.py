@@ -165,6 +165,8 @@ def build(desk: Desk, top: int) -> Any:
                     done = f"{DOING[answer.stage]} · {answer.seconds:.1f} s"
                     yield [now, now.said, gr.skip(), gr.skip(), *fill(answer, done)]
             except UserError as error:
+                if now.conversation.begun != begun:
+                    return
                 now.note("assistant", str(error))
                 yield [now, now.said, gr.skip(), gr.skip(), *fill(None, "Nothing was searched")]
                 return
