@@ -13,7 +13,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePath
@@ -365,7 +365,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    _until_free(lambda: connection.execute("PRAGMA journal_mode = WAL"))
+    _set_wal(connection)
     connection.execute("BEGIN EXCLUSIVE")
     made = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
     if not made:  # else another process was first
@@ -377,12 +377,13 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
-def _until_free(work: Callable[[], object]) -> None:
-    """Tries for a minute: the change of the journal's mode does not wait for other processes."""
+def _set_wal(connection: sqlite3.Connection) -> None:
+    """WAL mode. Unlike any other statement its change does not wait for other processes by itself:
+    it is tried for a minute."""
     end = time.monotonic() + 60
     while True:
         try:
-            work()
+            connection.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > end:

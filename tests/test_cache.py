@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import sqlite3
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -247,22 +247,16 @@ def test_a_run_is_bundled_and_replayed_elsewhere(tmp_path: Path, pictures: list[
     assert not list(tmp_path.glob("run.bundle-*"))
 
 
-def open_and_close(path: Path, gate: Any) -> None:
-    gate.wait()
-    Cache.open(path).close()
-
-
 def test_several_runs_make_the_cache_at_once(tmp_path: Path) -> None:
-    several = multiprocessing.get_context("fork")
-    for attempt in range(10):
-        gate = several.Barrier(3)
-        target = (tmp_path / f"{attempt}.sqlite", gate)
-        runs = [several.Process(target=open_and_close, args=target) for _ in range(3)]
-        for run in runs:
-            run.start()
-        for run in runs:
-            run.join(60)
-        assert [run.exitcode for run in runs] == [0, 0, 0]
+    gate = threading.Barrier(4)
+
+    def make(attempt: int) -> None:
+        gate.wait(30)
+        Cache.open(tmp_path / f"{attempt}.sqlite").close()
+
+    with ThreadPoolExecutor(4) as pool:
+        for attempt in range(40):
+            list(pool.map(make, [attempt] * 4))
 
 
 def test_a_model_is_pruned_by_any_of_its_names(cache: Cache) -> None:

@@ -10,7 +10,9 @@ from PIL import Image
 
 from imagescope.cache import Cache
 from imagescope.config import EncoderConfig
+from imagescope.distributed_encoder import DistributedEncoder
 from imagescope.encoders import CachedTexts, open_encoder
+from imagescope.engines.images import ABSENT
 from imagescope.errors import UserError
 
 TEXTS = ["a red circle", "two small blue squares on a green ground", "", "a", "red " * 100]
@@ -307,3 +309,42 @@ def test_a_replay_needs_neither_checkpoint_nor_model(clip_config, tmp_path):
         with pytest.raises(UserError, match="with these settings"):
             other = clip_config.model_copy(update={"max_length": 3})
             CachedTexts(open_encoder(other), bundle, replay=True).texts(["a"])
+
+
+def test_a_gpu_that_is_not_there_is_explained(clip_config, monkeypatch):
+    """An old driver, a wrong CUDA_VISIBLE_DEVICES: torch raises what it likes."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    monkeypatch.setattr("imagescope.encoders.visible_gpus", lambda: ["0"])
+    with pytest.raises(UserError, match="cannot load the encoder"):
+        open_encoder(clip_config).texts(["a"])
+
+
+def test_a_full_gpu_is_explained(encoder, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(encoder, "_embed", full)
+    with pytest.raises(UserError, match="smaller batch_size"):
+        encoder.texts(["a"])
+    with pytest.raises(UserError, match="smaller batch_size"):
+        encoder.images([])
+
+
+def test_a_worker_that_does_not_see_the_images_is_no_fault_of_theirs(
+    clip_config, tmp_path, monkeypatch
+):
+    """A machine of the cluster lacks the folder: its images are not put down as unreadable."""
+    here = tmp_path / "here.png"
+    Image.new("RGB", (8, 8)).save(here)
+
+    class Elsewhere:
+        def map(self, chunks):
+            yield 0, [f"{path}: {ABSENT}" for path in chunks[0]]
+
+    encoder = DistributedEncoder(clip_config)
+    monkeypatch.setattr(encoder, "_workers", Elsewhere)
+    with pytest.raises(UserError, match="a worker does not see this file"):
+        encoder.images([here])
+    _, ok = encoder.images([tmp_path / "nowhere.png"])
+    assert not ok.any()

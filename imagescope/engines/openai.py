@@ -61,10 +61,10 @@ class OpenAI:
         waiting, done = deque(enumerate(requests)), SimpleQueue[tuple[int, Any]]()
 
         def work() -> None:
-            while waiting:
+            while True:
                 try:
                     i, request = waiting.popleft()
-                except IndexError:  # another thread was faster
+                except IndexError:
                     return
                 try:
                     done.put((i, self._ask(client, request, encode)))
