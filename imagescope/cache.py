@@ -15,17 +15,20 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from imagescope.config import RunConfig
 from imagescope.engines.base import Response
 from imagescope.errors import UserError
 from imagescope.hashing import bundled, hashed
+from imagescope.records import plain
 
 MAGIC = b"SQLite format 3\0"
 APPLICATION = 0x494D5343  # "IMSC", in the file's header: whose SQLite file this is
@@ -41,7 +44,6 @@ CREATE TABLE vectors (space TEXT, key TEXT, vector BLOB NOT NULL, created REAL N
 CREATE TABLE files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT NOT NULL)
     WITHOUT ROWID;
 """
-TYPES = {"str": str, "int": int, "str | None": (str, type(None)), "tuple[float, ...]": list}
 
 
 def cache_path(config: RunConfig) -> Path:
@@ -71,7 +73,7 @@ class Entry:
 
     def row(self) -> tuple[str, str, str, str, float]:
         """As the table has it."""
-        texts = canonical(self.request), canonical(asdict(self.response))
+        texts = canonical(self.request), canonical(plain(self.response))
         return (self.key, self.identity, *texts, time.time())
 
 
@@ -408,14 +410,15 @@ def _damaged(path: Path, what: str) -> UserError:
     return UserError(f"{path}: the cache is damaged ({what}): move it away; it will be made anew")
 
 
+@lru_cache(maxsize=8)
+def _reader(kind: type[Response]) -> TypeAdapter[Response]:
+    return TypeAdapter(kind)
+
+
 def read_response(text: str, path: Path) -> Response:
-    """A stored response; its fields are checked, as the file may be anyone's. Raises UserError."""
+    """A stored response: types are checked, as the file may be anyone's; a field that is not there
+    has its default, one that is not known here is passed over. Raises UserError."""
     try:
-        data = json.loads(text)
-        for part in fields(Response):
-            if not isinstance(data[part.name], TYPES[str(part.type)]):  # type: ignore[arg-type]
-                raise ValueError
-        data["probabilities"] = tuple(float(p) for p in data["probabilities"])
-        return Response(**data)
-    except (TypeError, ValueError, KeyError, AttributeError):
+        return _reader(Response).validate_json(text, strict=True)
+    except ValidationError:
         raise _damaged(path, "a response") from None

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent
 ROLES = ("captioner", "reasoner", "verifier", "evaluator")
 EngineName = Literal["auto", "transformers", "vllm", "openai"]
 Stage = Literal["s1", "s2", "s3"]
+Reading = Literal["tolerant", "paper"]
 # protocol -> the options it presets (what the authors' pipeline does, and what the
 # benchmarks' own authors define)
 PROTOCOLS: dict[str, dict[str, Any]] = {
@@ -90,7 +91,9 @@ class RunConfig(_Model):
 
     tau: weight of the caption against the image, in [0, 1].  top_k: candidates verified.
     alpha: candidates compared with the reference.  keep: names kept of a ranking in the results
-    (targets' ranks are exact beyond).
+    (targets' ranks are exact beyond).  reading: how models' answers are read: tolerant, or as the
+    authors' code reads them (docs/deviations.md).  fail_on_error: the share of a step's requests,
+    in [0, 1], that may stay without an answer before the run fails.
     """
 
     dataset: str
@@ -113,6 +116,8 @@ class RunConfig(_Model):
     alpha: int = Field(default=3, gt=0)
     stages: tuple[Stage, ...] = ("s1", "s2", "s3")
     keep: int = Field(default=100, gt=0)
+    reading: Reading = "tolerant"
+    fail_on_error: float = Field(default=0.05, ge=0, le=1)
     limit: int | None = Field(default=None, gt=0)  # only the first so many queries
     cache: Path | None = None  # None: IMAGESCOPE_CACHE, else <image_db>/responses.sqlite
     replay: Path | None = None

@@ -11,11 +11,30 @@ FashionIQ: the ASIN; CSV benchmarks: their `filename` column).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 STAGES = ("stage1", "stage2", "stage3")
 BLANK_IMAGE = "A blank image."  # the reference description where there is no reference image
+
+
+def added(default: Any) -> Any:
+    """A field that a stored record got after its format was first written. Cache keys and files
+    leave it out where it has its default (see `plain`), so a new field changes neither."""
+    return field(default=default, metadata={"added": True})
+
+
+def plain(record: Any) -> dict[str, Any]:
+    """A dataclass instance's fields by name, less those `added` later that have their default.
+
+    Shallow: values stay as they are. What cache keys, cache rows and trace lines are made of.
+    """
+    values = {part.name: getattr(record, part.name) for part in fields(record)}
+    for part in fields(record):
+        if part.metadata.get("added") and values[part.name] == part.default:
+            del values[part.name]
+    return values
 
 
 @dataclass(frozen=True, slots=True)

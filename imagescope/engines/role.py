@@ -16,9 +16,12 @@ from imagescope.progress import log, track
 @dataclass
 class Step(Counts):
     """What one step of a run cost. seconds: in all.  errors: requests without an answer, whatever
-    the reason."""
+    the reason.  refused: those among them that the model or its endpoint refused.  unread: answers
+    that were given but not understood."""
 
     seconds: float = 0.0
+    refused: int = 0
+    unread: int = 0
 
 
 @dataclass
@@ -65,6 +68,10 @@ class Role:
             *(label, wanted or len(full), after.asked - before.asked, spent),
         )
         return [found[i] for i in range(len(full))]
+
+    def unread(self, label: str, count: int) -> None:
+        """Counts answers of a step that were not understood. label: as `ask` got it."""
+        self.steps[label.split(",")[0]].unread += count
 
     def missing(self, requests: Sequence[Request]) -> int:
         """How many of the requests would cost something: neither duplicates nor held."""
