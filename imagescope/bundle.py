@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path, PurePath
@@ -12,6 +11,7 @@ import numpy as np
 
 from imagescope.cache import Cache, Entry, Used, read_response
 from imagescope.errors import UserError
+from imagescope.files import replacing
 
 PARTS = 4  # of an image's path that a bundle keeps
 INSERT = "INSERT OR REPLACE INTO"
@@ -61,22 +61,17 @@ def export(
     something.
     """
     target = Path(target)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     lacking = len(used.responses) - len(cache.responses(used.responses))
     if lacking:
         raise UserError(f"{cache.path}: {lacking} responses of that run are gone (pruned?)")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        with Cache.open(temporary) as bundle:
+        with replacing(target) as part, Cache.open(part) as bundle:
             _fill(bundle, cache, used, more)
             counts = bundle.info()
             bundle.seal()
-        os.replace(temporary, target)
     except OSError as error:
         raise UserError(f"{target}: cannot be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     kinds = ("responses", "vectors", "files")
     return {name: int(counts[name]) for name in kinds} | {"bytes": target.stat().st_size}
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from imagescope.config import PACKAGE
 from imagescope.errors import UserError
+from imagescope.files import write_json
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 CONFIGS = ("config.json", "open_clip_config.json")
@@ -107,11 +108,9 @@ def _remembered(folder: Path) -> dict[str, list[Any]]:
 
 def remember(path: Path, value: Any) -> None:
     """Writes JSON; where that is not possible, the next run finds it out again."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(value))
-        os.replace(temporary, path)
+        write_json(path, value, indent=None, durable=False)
 
 
 def problems(folder: Path) -> list[str]:

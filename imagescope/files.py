@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,52 @@ os.umask(UMASK)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place at the end, or goes after an error."""
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place at the end, or goes after an error.
+
+    durable: it outlives a power failure, too: content and name are on the disk when this returns.
+        What can be made again in a moment (a thumbnail) need not wait for the disk.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
         yield Path(name)
         os.chmod(name, 0o666 & ~UMASK)
+        if durable:  # the content first: a name must not outlive a crash that its content did not
+            _to_disk(name, os.O_RDWR)
         os.replace(name, path)
+        if durable:
+            with suppress(OSError):  # not every system opens folders
+                _to_disk(path.parent, os.O_RDONLY)
     finally:
         Path(name).unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str | Iterable[str]) -> None:
+def _to_disk(path: str | Path, flags: int) -> None:
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str | Iterable[str], durable: bool = True) -> None:
     """UTF-8, in one piece or many; lone surrogates become question marks."""
-    with replacing(path) as part, part.open("w", encoding="utf-8", errors="replace") as file:
+    with (
+        replacing(path, durable) as part,
+        part.open("w", encoding="utf-8", errors="replace") as file,
+    ):
         file.writelines([text] if isinstance(text, str) else text)
 
 
-def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
-    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False))
+def write_json(path: Path, value: Any, indent: int | None = 2, durable: bool = True) -> None:
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False), durable)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """A JSON value out of text from anywhere. Raises ValueError for what is none, nesting that is
+    too deep included."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None

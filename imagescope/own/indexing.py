@@ -17,6 +17,7 @@ from imagescope.checkpoints import fingerprint
 from imagescope.config import EngineName, load_models
 from imagescope.datasets.folder import sha256, walk
 from imagescope.errors import UserError
+from imagescope.files import replacing
 from imagescope.own import library
 from imagescope.own.library import THUMBNAIL, Entry, Manifest, place, thumbnail
 from imagescope.progress import track
@@ -218,9 +219,8 @@ def _examine(name: str, path: Path, before: Entry | None) -> Entry | str:
         if not small.exists():
             picture = load_picture(path)
             picture.thumbnail((THUMBNAIL, THUMBNAIL))
-            temporary = small.with_name(f"{small.name}.{os.getpid()}-{abs(hash(path))}")
-            picture.save(temporary, "JPEG", quality=85)
-            os.replace(temporary, small)
+            with replacing(small, durable=False) as part:
+                picture.save(part, "JPEG", quality=85)
         return entry
     except UnreadableImage as error:
         return str(error).removeprefix(f"{path}: ")

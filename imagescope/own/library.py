@@ -11,7 +11,6 @@ while an index is updated sees the old one or the new one, whole.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -25,6 +24,7 @@ from imagescope import __version__
 from imagescope.config import PACKAGE, ROLES, EngineName, ModelSet, RunConfig, config_path
 from imagescope.engines.device import visible_gpus
 from imagescope.errors import UserError
+from imagescope.files import replacing, write_json
 from imagescope.vectors import Array
 
 NAME = re.compile(r"\w([\w.-]{0,58}\w)?")
@@ -153,9 +153,8 @@ def write_vectors(name: str, images: Array, captions: Array) -> str:
     index = faiss.IndexFlatIP(rows.shape[1])
     index.add(rows)
     file = f"vectors-{time.time_ns():x}.faiss"
-    temporary = place(name) / f"{file}.{os.getpid()}"
-    faiss.write_index(index, str(temporary))
-    os.replace(temporary, place(name) / file)
+    with replacing(place(name) / file) as part:
+        faiss.write_index(index, str(part))
     return file
 
 
@@ -182,9 +181,7 @@ def _again(name: str, manifest: Manifest) -> str:
 def write_manifest(name: str, manifest: Manifest, before: Manifest | None = None) -> None:
     """Writes index.json, then removes older vectors (those of `before` may still be being read)."""
     folder = place(name)
-    temporary = folder / f"index.json.{os.getpid()}"
-    temporary.write_text(json.dumps(manifest.model_dump(mode="json"), indent=1), encoding="utf-8")
-    os.replace(temporary, folder / "index.json")
+    write_json(folder / "index.json", manifest.model_dump(mode="json"), indent=1)
     keep = {manifest.vectors, before.vectors if before else ""}
     for path in folder.glob("vectors-*.faiss"):
         if path.name not in keep:
