@@ -195,9 +195,9 @@ def _run(
         steps |= captioner.steps
 
         with models.role("reasoner") as reasoner:
-            syntheses = synthesise(queries, captions, reasoner, prompts)
+            syntheses = synthesise(queries, captions, reasoner, prompts, config.reading)
             if "s2" in config.stages:
-                syntheses = ask_questions(queries, syntheses, reasoner, prompts)
+                syntheses = ask_questions(queries, syntheses, reasoner, prompts, config.reading)
         steps |= reasoner.steps
 
         if config.ray_address:
@@ -219,7 +219,15 @@ def _run(
         evaluated: list[Any] = [None] * len(queries)
         if "s2" in config.stages:
             with models.role("verifier") as verifier:
-                found = verify(queries, syntheses, first, gallery.files, verifier, config.top_k)
+                found = verify(
+                    queries,
+                    syntheses,
+                    first,
+                    gallery.files,
+                    verifier,
+                    config.top_k,
+                    config.reading,
+                )
             steps |= verifier.steps
             verified, rankings["stage2"] = [v for v, _ in found], [r for _, r in found]
         if "s3" in config.stages:
@@ -231,6 +239,7 @@ def _run(
                     evaluator,
                     prompts.evaluation,
                     config.alpha,
+                    config.reading,
                 )
             steps |= evaluator.steps
             evaluated, rankings["stage3"] = [e for e, _ in judged], [r for _, r in judged]

@@ -125,9 +125,9 @@ def forecast(config: RunConfig) -> list[Forecast]:
         ]
         said = captioner.ask(requests, "captions", named)
         captions = {n: r.text.strip() for n, r in zip(named, said, strict=True) if r.text.strip()}
-        syntheses = synthesise(queries, captions, reasoner, prompts)
+        syntheses = synthesise(queries, captions, reasoner, prompts, config.reading)
         if "s2" in config.stages:
-            syntheses = ask_questions(queries, syntheses, reasoner, prompts)
+            syntheses = ask_questions(queries, syntheses, reasoner, prompts, config.reading)
         found = [_counted(r, step) for r in (captioner, reasoner) for step in r.steps]
         asking = sum(not query.verbatim for query in queries)
         pool = len(gallery.names)
@@ -142,14 +142,30 @@ def forecast(config: RunConfig) -> list[Forecast]:
             first = retrieve(queries, means, vectors, tau=config.tau, keep=config.top_k)
             if "s2" in config.stages:
                 verifier = role("verifier")
-                seen = verify(queries, syntheses, first, gallery.files, verifier, config.top_k)
+                seen = verify(
+                    queries,
+                    syntheses,
+                    first,
+                    gallery.files,
+                    verifier,
+                    config.top_k,
+                    config.reading,
+                )
                 found.append(_counted(verifier, "verification"))
                 first = [ranking for _, ranking in seen]
             if "s3" in config.stages:
                 if found[-1].to_ask:
                     raise _Unknown
                 evaluator = role("evaluator")
-                evaluate(queries, first, gallery.files, evaluator, prompts.evaluation, config.alpha)
+                evaluate(
+                    queries,
+                    first,
+                    gallery.files,
+                    evaluator,
+                    prompts.evaluation,
+                    config.alpha,
+                    config.reading,
+                )
                 found.append(_counted(evaluator, "evaluation"))
         except _Unknown:
             known = [len(s.questions) for s in syntheses if s.questions]

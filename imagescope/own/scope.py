@@ -136,7 +136,7 @@ class ImageScope:
         name = str(path) if path else None
         query = Query("own", text.strip(), reference=name)
         files = {**self.files, name: path} if name and path else self.files
-        keep = max(top, self.config.top_k)
+        keep, reading = max(top, self.config.top_k), self.config.reading
         if glance:
             words = Synthesis("", (), (f"{previous}, {query.instruction}" if previous else text,))
             vector = self._texts.means([words.descriptions])[0]
@@ -152,16 +152,18 @@ class ImageScope:
         yield self._answer(state, "s1", top, start)
         if len(stages) < 2:
             return
-        (synthesis,) = ask_questions([query], [synthesis], self._role("reasoner"), self._prompts)
+        (synthesis,) = ask_questions(
+            [query], [synthesis], self._role("reasoner"), self._prompts, reading
+        )
         top_k, verifier = self.config.top_k, self._role("verifier")
-        found = verify([query], [synthesis], [ranking], files, verifier, top_k)
+        found = verify([query], [synthesis], [ranking], files, verifier, top_k, reading)
         state = replace(state, synthesis=synthesis, verification=found[0][0], ranking=found[0][1])
         yield self._answer(state, "s2", top, start)
         if len(stages) < 3:
             return
         prompt, alpha = self._prompts.evaluation, self.config.alpha
         evaluator = self._role("evaluator")
-        judged = evaluate([query], [state.ranking], files, evaluator, prompt, alpha)
+        judged = evaluate([query], [state.ranking], files, evaluator, prompt, alpha, reading)
         state = replace(state, evaluation=judged[0][0], ranking=judged[0][1])
         yield self._answer(state, "s3", top, start)
 
@@ -231,7 +233,8 @@ class ImageScope:
         elif previous:
             captions[""] = previous
             prompts = load_prompts(self._dialogue_prompts(), "VisDial")
-        (found,) = synthesise([query], captions, self._role("reasoner"), prompts)
+        reasoner, reading = self._role("reasoner"), self.config.reading
+        (found,) = synthesise([query], captions, reasoner, prompts, reading)
         if previous and not path:
             found = replace(found, descriptions=found.descriptions[:1])
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from imagescope.config import Reading
 from imagescope.engines.base import Pair, Request
 from imagescope.engines.role import Role
 from imagescope.parsing import accepts
@@ -22,6 +23,7 @@ def evaluate(
     evaluator: Role,
     prompt: str,
     alpha: int,
+    reading: Reading = "tolerant",
 ) -> list[tuple[Evaluation | None, Ranking]]:
     """The alpha best of each query in turn; the first accepted one moves to rank 1.
 

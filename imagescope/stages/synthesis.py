@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from imagescope.config import Reading
 from imagescope.engines.base import Request
 from imagescope.engines.role import Role
 from imagescope.parsing import parse_questions, parse_synthesis
@@ -21,7 +22,11 @@ LONGEST = 1 << 20  # no limit but the role's own
 
 
 def synthesise(
-    queries: Sequence[Query], captions: Mapping[str, str], reasoner: Role, prompts: PromptSet
+    queries: Sequence[Query],
+    captions: Mapping[str, str],
+    reasoner: Role,
+    prompts: PromptSet,
+    reading: Reading = "tolerant",
 ) -> list[Synthesis]:
     """Edits and descriptions of every query's target, in the order of the queries.
 
@@ -74,7 +79,11 @@ def synthesise(
 
 
 def ask_questions(
-    queries: Sequence[Query], syntheses: Sequence[Synthesis], reasoner: Role, prompts: PromptSet
+    queries: Sequence[Query],
+    syntheses: Sequence[Synthesis],
+    reasoner: Role,
+    prompts: PromptSet,
+    reading: Reading = "tolerant",
 ) -> list[Synthesis]:
     """The same syntheses, with the yes/no questions that stage 2 puts to the best candidates."""
     places = [i for i, q in enumerate(queries) if not q.verbatim]

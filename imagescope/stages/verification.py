@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from imagescope.config import Reading
 from imagescope.engines.base import Picture, Request
 from imagescope.engines.role import Role
 from imagescope.parsing import says_yes
@@ -21,6 +22,7 @@ def verify(
     files: Mapping[str, Path],
     verifier: Role,
     top_k: int,
+    reading: Reading = "tolerant",
 ) -> list[tuple[Verification | None, Ranking]]:
     """The K best of each query, sorted by the number of questions answered as expected.
 
