@@ -23,7 +23,7 @@ def newest(runs: Path, name: str = "default") -> list[Path]:
     found = []
     for benchmark in datasets.NAMES:
         manifests = list(runs.glob(f"{benchmark}/{name}/*/manifest.json"))
-        finished = [path for path in manifests if _status(path) == "finished"]
+        finished = [path for path in manifests if _status(path).startswith("finished")]
         if finished:
             found.append(max(finished, key=lambda path: path.stat().st_mtime).parent)
     if not found:

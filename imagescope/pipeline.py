@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from imagescope.engines import open_engine
 from imagescope.engines.cached import Cached
 from imagescope.engines.role import Role, Step
 from imagescope.errors import UserError
+from imagescope.failures import check, count_fallbacks, warnings
 from imagescope.image_db import ImageDB
 from imagescope.prompts import PromptSet, load_prompts
 from imagescope.records import STAGES, Ranking, Synthesis, Trace
@@ -34,35 +34,29 @@ from imagescope.stages.evaluation import evaluate
 from imagescope.stages.retrieval import retrieve
 from imagescope.stages.synthesis import ask_questions, synthesise
 from imagescope.stages.verification import verify
+from imagescope.summary import HIDDEN, Result, details, log_summary
 
 log = logging.getLogger("imagescope")
-details = log.getChild("details")  # lines for output.log; a terminal shows the summary instead
-HIDDEN = "the targets of this split are hidden: the submission files are the result"
 USED = "used.json"  # what the run took from the cache or put there: what a bundle of it holds
 SUBMITTED = 50  # names a server takes at most
-
-
-@dataclass
-class Result:
-    """What a run came to. `steps` says what each cost, in the order they ran."""
-
-    folder: Path
-    metrics: dict[str, dict[str, Any]]
-    traces: list[Trace]
-    steps: dict[str, Step]
-    seconds: float
-    files: list[Path] = field(default_factory=list)
 
 
 class Models:
     """The roles of a run. Roles that name the same checkpoint share an engine; it is closed when
     the last role that needs it is done, or another is opened: one model in memory at a time."""
 
-    def __init__(self, config: RunConfig, cache: Cache, strict: bool = False):
+    def __init__(
+        self,
+        config: RunConfig,
+        cache: Cache,
+        strict: bool = False,
+        steps: dict[str, Step] | None = None,
+    ):
         self._config, self._cache = config, cache
         self._strict = strict or config.replay is not None  # nothing may be asked
         self._engines: dict[str, Cached] = {}
         self.roles: dict[str, Role] = {}
+        self._steps = {} if steps is None else steps  # of all roles, filled as they are asked
 
     def _shared(self, name: str) -> str:
         return checkpoint(self._config.models.role(name)).model_dump_json()
@@ -80,7 +74,7 @@ class Models:
                 chunk_size=config.chunk_size,
                 replay=self._strict,
             )
-        role = self.roles.get(name) or Role(name, self._engines[key], config)
+        role = self.roles.get(name) or Role(name, self._engines[key], config, self._steps)
         self.roles[name] = role
         return role
 
@@ -101,6 +95,10 @@ class Models:
         for key, engine in self._engines.items():
             if key != kept:
                 engine.close()
+
+    def check(self, step: str) -> None:
+        """Raises UserError where too many of a step's requests were left without an answer."""
+        check(step, self._steps.get(step, Step()), self._config.fail_on_error)
 
     def loads(self) -> dict[str, int]:
         """How often each role's engine was loaded."""
@@ -147,31 +145,35 @@ def run(config: RunConfig) -> Result:
     start = time.monotonic()
     benchmark = load_benchmark(config)
     prompts = load_prompts(config.prompts, config.dataset)
-    folder = RunFolder(config)
+    folder, steps = RunFolder(config), dict[str, Step]()
+
+    def close(status: str) -> None:
+        folder.close(status, steps={name: asdict(step) for name, step in steps.items()})
+
     try:
         with (
             Cache.replay(config.replay)
             if config.replay
             else Cache.open(cache_path(config)) as cache
         ):
-            result = _run(config, benchmark, prompts, cache, folder, start)
+            result = _run(config, benchmark, prompts, cache, folder, steps, start)
     except KeyboardInterrupt:
         log.info("interrupted: the same command goes on where this one stopped")
-        folder.close("interrupted")
+        close("interrupted")
         raise
     except OSError as error:  # a full disk, say, that may not hold the run's status either
         log.info("failed: %s", error)
         with suppress(OSError):
-            folder.close(f"failed: {error}")
+            close(f"failed: {error}")
         raise UserError(
             f"{error.filename or folder.path}: {error.strerror or error}. What was answered is "
             "kept; the same command goes on from there."
         ) from error
     except BaseException as error:
         log.info("failed: %s", error)
-        folder.close(f"failed: {error}")
+        close(f"failed: {error}")
         raise
-    folder.close("finished")
+    close("finished with warnings" if warnings(steps) else "finished")
     _report(folder.path, benchmark.gallery.files)
     return result
 
@@ -182,23 +184,25 @@ def _run(
     prompts: PromptSet,
     cache: Cache,
     folder: RunFolder,
+    steps: dict[str, Step],
     start: float,
 ) -> Result:
-    queries, gallery, models = benchmark.queries, benchmark.gallery, Models(config, cache)
+    queries, gallery = benchmark.queries, benchmark.gallery
+    models = Models(config, cache, steps=steps)
     details.info("arguments: %s", json.dumps(config.model_dump(mode="json")))
     log.info("%s %s: %s", benchmark.name, benchmark.split, benchmark.summary())
-    steps: dict[str, Step] = {}
     try:
         db = ImageDB.open(config.image_db, benchmark.name, benchmark.split, gallery, cache)
         with models.role("captioner") as captioner:
             captions = db.captions(captioner, prompts.caption)
-        steps |= captioner.steps
+        models.check("captions")
 
         with models.role("reasoner") as reasoner:
             syntheses = synthesise(queries, captions, reasoner, prompts, config.reading)
+            models.check("synthesis")
             if "s2" in config.stages:
                 syntheses = ask_questions(queries, syntheses, reasoner, prompts, config.reading)
-        steps |= reasoner.steps
+                models.check("questions")
 
         if config.ray_address:
             models.close()  # the encoder's replicas want the cluster's GPUs, too
@@ -228,7 +232,7 @@ def _run(
                     config.top_k,
                     config.reading,
                 )
-            steps |= verifier.steps
+            models.check("verification")
             verified, rankings["stage2"] = [v for v, _ in found], [r for _, r in found]
         if "s3" in config.stages:
             with models.role("evaluator") as evaluator:
@@ -241,7 +245,7 @@ def _run(
                     config.alpha,
                     config.reading,
                 )
-            steps |= evaluator.steps
+            models.check("evaluation")
             evaluated, rankings["stage3"] = [e for e, _ in judged], [r for _, r in judged]
     finally:
         models.close()
@@ -255,7 +259,7 @@ def _run(
     folder.write(USED, write_used(cache.used))
     seconds = time.monotonic() - start
     fallbacks = count_fallbacks(traces)
-    _log(metrics, steps, fallbacks, models.loads())
+    log_summary(metrics, steps, fallbacks, models.loads())
     folder.update(
         benchmark=benchmark.describe(),
         cache=str(cache.path.absolute()),
@@ -263,7 +267,6 @@ def _run(
         models={name: role.engine.identity for name, role in models.roles.items()}
         | {"encoder": texts.identity},
         image_db=db.describe(),
-        steps={name: asdict(step) for name, step in steps.items()},
         loads=models.loads(),
         fallbacks=fallbacks,
         files=[path.name for path in files],
@@ -322,54 +325,6 @@ def _write(
             name = f"{folder.stamp}_{config.dataset}_{config.split}_{stage}_{action}.json"
             files.append(folder.write(name, text))
     return files
-
-
-def count_fallbacks(traces: Iterable[Trace]) -> dict[str, int]:
-    """How often each part had to cope, by kind; 'ok' is not counted."""
-    counts: Counter[str] = Counter()
-    for trace in traces:
-        s = trace.synthesis
-        counts[f"synthesis {s.parse}"] += s.parse != "ok"
-        counts[f"questions {s.questions_parse}"] += s.questions_parse != "ok"
-        if trace.verification:
-            unread = sum(a is None for row in trace.verification.answers for a in row)
-            counts["verification: answers missing"] += unread
-        if trace.evaluation:
-            unjudged = sum(j.text.startswith("(not judged") for j in trace.evaluation.judgements)
-            counts["evaluation: not judged"] += unjudged
-    return {kind: n for kind, n in sorted(counts.items()) if n}
-
-
-def _log(
-    metrics: Mapping[str, Mapping[str, Any]],
-    steps: Mapping[str, Step],
-    fallbacks: Mapping[str, int],
-    loads: Mapping[str, int],
-) -> None:
-    for name, step in steps.items():
-        details.info(
-            "%s: %d requests wanted, %d duplicates, %d cached, %d asked; %d tokens in, %d out; "
-            "%.1f s (model %.1f, loading %.1f)",
-            *(name, step.wanted, step.duplicates, step.cached, step.asked, step.prompt_tokens),
-            *(step.output_tokens, step.seconds, step.model_seconds, step.load_seconds),
-        )
-    for name, count in loads.items():
-        details.info("%s loaded %d time%s", name, count, "" if count == 1 else "s")
-    for kind, count in fallbacks.items():
-        details.info("fallback, %s: %d", kind, count)
-    for stage, found in metrics.items():
-        details.info("%s", stage)
-        for name, value in found.items():
-            for label, estimate in _flat(name, value):
-                details.info("%s: %.2f [%.2f, %.2f]", label, *estimate)
-
-
-def _flat(name: str, value: Any) -> Iterator[tuple[str, tuple[float, float, float]]]:
-    if isinstance(value, Mapping):
-        for inner, found in value.items():
-            yield from _flat(f"{name} {inner}", found)
-    elif hasattr(value, "low"):
-        yield name, (value.value, value.low, value.high)
 
 
 def _report(folder: Path, files: Mapping[str, Path]) -> None:

@@ -123,10 +123,11 @@ class RunFolder:
     def write_traces(self, traces: Iterable[Trace]) -> None:
         write_text(self.path / "traces.jsonl", (f"{_line(trace)}\n" for trace in traces))
 
-    def close(self, status: str) -> None:
-        """Writes how the run ended, and lets go of output.log."""
+    def close(self, status: str, **entries: Any) -> None:
+        """Writes how the run ended, with further entries, and lets go of output.log."""
+        seconds = round(time.monotonic() - self._start, 3)
         try:
-            self.update(status=status, seconds=round(time.monotonic() - self._start, 3))
+            self.update(status=status, seconds=seconds, **entries)
         finally:
             log.removeHandler(self.handler)
             self.handler.close()

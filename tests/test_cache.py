@@ -166,7 +166,7 @@ def test_errors_are_not_kept(cache: Cache, tmp_path: Path) -> None:
     found = collect(cached, [Request("bad"), missing, Request("good")])
     assert found[0].error == "refused"
     assert "none.png" in (found[1].error or "")
-    assert (cached.stats.asked, cached.stats.errors) == (2, 1)
+    assert (cached.stats.asked, cached.stats.unreadable) == (2, 1)
     collect(Cached(engine, cache), [Request("bad"), Request("good")])
     assert [r.prompt for r in engine.asked].count("bad") == 2
     assert [r.prompt for r in engine.asked].count("good") == 1

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from imagescope.cache import Cache, Entry, digest
@@ -16,14 +17,14 @@ from imagescope.records import plain
 
 @dataclass
 class Counts:
-    """What was asked, and what it cost. wanted = duplicates + cached + asked + errors (images that
-    could not be read); model_seconds: answering, without loading."""
+    """What was asked, and what it cost. wanted = duplicates + cached + asked + unreadable (requests
+    whose images could not be read); model_seconds: answering, without loading."""
 
     wanted: int = 0
     duplicates: int = 0
     cached: int = 0
     asked: int = 0
-    errors: int = 0
+    unreadable: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
     model_seconds: float = 0.0
@@ -114,7 +115,7 @@ class Cached:
         held = self._cache.responses(places)
         stats = self.stats
         stats.wanted += len(requests)
-        stats.errors += len(unread)
+        stats.unreadable += len(unread)
         stats.duplicates += len(requests) - len(unread) - len(places)
         stats.cached += len(held)
         yield from unread.items()
@@ -131,7 +132,9 @@ class Cached:
         for number, responses in self._ask(asked):
             found = dict(zip(chunks[number], responses, strict=True))
             self._cache.put([Entry(k, self._id, materials[k], r) for k, r in found.items()])
-            stats.asked += len(found)
+            lost = sum(unreadable(requests[places[k][0]], r) for k, r in found.items())
+            stats.asked += len(found) - lost
+            stats.unreadable += lost
             stats.prompt_tokens += sum(r.prompt_tokens for r in responses)
             stats.output_tokens += sum(r.output_tokens for r in responses)
             for key, response in found.items():
@@ -193,6 +196,13 @@ class Cached:
             f"{' about ' + images if images else ''}. Replay with the options of the run that was "
             "exported."
         )
+
+
+def unreadable(request: Request, response: Response) -> bool:
+    """Whether the response is an error that names an image of the request (by its file name: a
+    bundle may have it from another folder): then the model was never asked."""
+    names = {Path(path).name for image in request.images for path in _paths(image)}
+    return response.error is not None and any(f"{name}: " in response.error for name in names)
 
 
 def _paths(image: Picture | Pair) -> list[str]:

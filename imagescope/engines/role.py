@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from imagescope.config import ModelConfig
 from imagescope.engines.base import Request, Response
-from imagescope.engines.cached import Absent, Cached, Counts
+from imagescope.engines.cached import Absent, Cached, Counts, unreadable
 from imagescope.errors import UserError
 from imagescope.progress import log, track
+
+REASONS = 3  # different errors of a step that are quoted
 
 
 @dataclass
 class Step(Counts):
-    """What one step of a run cost. seconds: in all.  errors: requests without an answer, whatever
-    the reason.  refused: those among them that the model or its endpoint refused.  unread: answers
-    that were given but not understood."""
+    """What one step of a run cost. seconds: in all.  errors: requests that the model left without
+    an answer, each counted once (an unreadable image is not the model's error).  refused: those
+    among them that the model or its endpoint refused.  unread: answers that were given but not
+    understood.  reasons: the first errors' texts."""
 
     seconds: float = 0.0
+    errors: int = 0
     refused: int = 0
     unread: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+    def count_errors(self, requests: Sequence[Request], responses: Mapping[int, Response]) -> None:
+        """Counts the responses, by their request's place, that are errors of the model."""
+        errors = {
+            requests[i]: response.error
+            for i, response in responses.items()
+            if response.error and not unreadable(requests[i], response)
+        }
+        self.errors += len(errors)
+        self.refused += sum(error.startswith("refused") for error in errors.values())
+        self.reasons = list(dict.fromkeys([*self.reasons, *errors.values()]))[:REASONS]
+
+    @property
+    def answered(self) -> int:
+        """Requests with an answer, each counted once."""
+        return self.wanted - self.duplicates - self.unreadable - self.errors
 
 
 @dataclass
@@ -56,9 +77,8 @@ class Role:
             raise UserError(f"{label}, {about[error.index]}: {error}") from None
         after, step = self.engine.stats, self.steps.setdefault(label.split(",")[0], Step())
         more = (wanted or len(full)) - len(full)
-        failed = step.errors + sum(1 for r in found.values() if r.error)
         step.add(after, before)
-        step.errors = failed
+        step.count_errors(full, found)
         step.wanted += more
         step.duplicates += more
         spent = time.monotonic() - start
