@@ -25,14 +25,21 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), populate_by_name=True
+    )
 
 
 class ModelConfig(_Model):
     """A role's checkpoint and how it runs. The first block determines answers, the second doesn't.
 
     template: a raw prompt with `{prompt}` in it; None: the checkpoint's chat template, one user
-        message.  max_tokens: new tokens a request may use, unless the stage asks for fewer.
+        message.  chat_template_options: variables of that chat template, such as
+        {enable_thinking: false}.
+    max_tokens: new tokens a request may use, unless the stage asks for fewer.  answer_tokens: those
+        of a yes or no (verifier): 1, and more for a model that thinks before it answers.
+    schema: the reasoner is held to the JSON that its prompt asks for, where the engine can
+        (vllm, openai).
     """
 
     model: str
@@ -41,7 +48,10 @@ class ModelConfig(_Model):
     dtype: str = "auto"
     quantization: str | None = None
     template: str | None = None
+    chat_template_options: dict[str, Any] = {}
     max_tokens: int = Field(default=2048, gt=0)
+    answer_tokens: int = Field(default=1, gt=0)
+    json_schema: bool = Field(default=False, alias="schema")  # pydantic has a `schema` of its own
     repetition_penalty: float = Field(default=1.0, gt=0)
     stop: tuple[str, ...] = ()
     max_model_len: int | None = None
@@ -55,6 +65,14 @@ class ModelConfig(_Model):
     enforce_eager: bool = False
     base_url: str | None = None  # openai: the endpoint
     api_key_env: str = "OPENAI_API_KEY"  # openai: the variable that holds the key
+
+    @model_validator(mode="after")
+    def _one_template(self) -> ModelConfig:
+        if self.template is not None and self.chat_template_options:
+            raise ValueError(
+                "chat_template_options are for the checkpoint's chat template: leave `template` out"
+            )
+        return self
 
 
 class EncoderConfig(_Model):

@@ -38,6 +38,9 @@ from imagescope.summary import HIDDEN, Result, details, log_summary
 
 log = logging.getLogger("imagescope")
 USED = "used.json"  # what the run took from the cache or put there: what a bundle of it holds
+OF_REQUESTS = (  # of a role, what goes with each request, not with the engine
+    *("max_tokens", "answer_tokens", "json_schema", "repetition_penalty", "stop", "chunk_size"),
+)
 SUBMITTED = 50  # names a server takes at most
 
 
@@ -107,10 +110,7 @@ class Models:
 
 def checkpoint(config: ModelConfig) -> ModelConfig:
     """What of a role's configuration belongs to the engine; decoding goes with each request."""
-    plain = {
-        name: ModelConfig.model_fields[name].default
-        for name in ("max_tokens", "repetition_penalty", "stop", "chunk_size")
-    }
+    plain = {name: ModelConfig.model_fields[name].default for name in OF_REQUESTS}
     return config.model_copy(update=plain)
 
 

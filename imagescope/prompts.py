@@ -2,7 +2,8 @@
 
 A set is a folder. Its files carry our names or those of the paper's release; a subfolder named
 after a dataset (or a FashionIQ category) overrides single files, so a folder of such folders, one
-a dataset, is a set too.
+a dataset, is a set too. Ours are stripped; the release's are sent byte for byte, as its authors
+sent them (raw templates see outer blanks).
 """
 
 from __future__ import annotations
@@ -79,8 +80,10 @@ def _read(kind: str, folders: Sequence[Path]) -> str:
         raise UserError(
             f"prompt set {folders[-1]}: no {kind}.txt (the paper's name, {paper_name}, would do)"
         )
+    names = {name for name, _ in KINDS.values()} - {f"{kind}.txt" for kind in KINDS}
+    release = any((path.parent / name).is_file() for name in names)  # caption.txt: in both
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as UTF-8 text: {error}") from None
     found = set(_PLACEHOLDER.findall(text))
@@ -90,4 +93,4 @@ def _read(kind: str, folders: Sequence[Path]) -> str:
         raise UserError(f"{path}: " + "; ".join(faults))
     if not text.strip():
         raise UserError(f"{path}: the prompt is empty")
-    return text.strip()
+    return text if release else text.replace("\r\n", "\n").replace("\r", "\n").strip()

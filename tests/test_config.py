@@ -56,6 +56,21 @@ def test_only_the_evaluator_of_the_paper_runs_remote_code_and_it_is_pinned() -> 
                 assert (role, config.revision is not None) == ("evaluator", True)
 
 
+def test_what_a_role_may_ask_of_a_thinking_model(tmp_path: Path) -> None:
+    path = tmp_path / "set.yaml"
+    common = "captioner: &a {model: a}\nverifier: *a\nevaluator: *a\nencoder: {model: e}\n"
+    options = "answer_tokens: 9, schema: true, chat_template_options: {enable_thinking: false}"
+    path.write_text(f"{common}reasoner: {{model: a, {options}}}\n")
+    run = load_run("configs/CIRR.yaml", {"models": path})
+    reasoner = run.models.reasoner
+    assert (reasoner.answer_tokens, reasoner.json_schema) == (9, True)
+    assert reasoner.chat_template_options == {"enable_thinking": False}
+    assert not run.models.verifier.json_schema and not run.models.verifier.chat_template_options
+    path.write_text(f"{common}reasoner: {{model: a, template: '{{prompt}}', {options}}}\n")
+    with pytest.raises(UserError, match="leave `template` out"):
+        load_models(path)
+
+
 def test_protocols_are_presets() -> None:
     official = load_run("configs/CIRR.yaml", {"protocol": "official"})
     assert official.exclude_reference and official.first_round == 0

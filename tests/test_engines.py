@@ -469,6 +469,20 @@ def test_what_is_sent(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> No
     assert engine.identity == {"engine": "openai", "base_url": endpoint.url, "model": "m"}
 
 
+def test_the_chat_templates_options_are_sent_and_part_of_the_identity(endpoint: Endpoint) -> None:
+    options = {"enable_thinking": False}
+    engine = OpenAI(ModelConfig(model="m", base_url=endpoint.url, chat_template_options=options))
+    collect(engine, [Request("hello", (), 5)])
+    (body,) = endpoint.seen
+    assert body["chat_template_kwargs"] == options
+    assert engine.identity["chat_template_options"] == options
+    local = configured("reasoner", chat_template_options=options)
+    assert device.identity("vllm", local)["chat_template_options"] == options
+    assert "chat_template_options" not in device.identity("vllm", configured("reasoner"))
+    assert open_engine(local).declared["chat_template_options"] == options
+    assert "chat_template_options" not in open_engine(configured("reasoner")).declared
+
+
 def test_a_busy_server_is_asked_again(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     endpoint.failures = [503, 429]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,20 @@ def test_our_names_and_the_papers(tmp_path: Path) -> None:
     assert ours == theirs
     assert ours.synthesis == TEXTS["synthesis"]
     assert len(set(ours.hashes().values())) == 4
+
+
+def test_the_releases_files_are_sent_byte_for_byte_and_ours_are_stripped(tmp_path: Path) -> None:
+    blank = {kind: f" {text}\r\n{text} \n" for kind, text in TEXTS.items()}
+    for path, names in ((tmp_path / "ours", None), (tmp_path / "theirs", PAPER)):
+        write(path, names)
+        for kind, text in blank.items():
+            (path / f"{(names or {}).get(kind, kind)}.txt").write_bytes(text.encode())
+    ours, theirs = (
+        load_prompts(tmp_path / "ours", "CIRR"),
+        load_prompts(tmp_path / "theirs", "CIRR"),
+    )
+    assert asdict(theirs) == blank  # caption.txt, which has the same name in both, too
+    assert asdict(ours) == {kind: f"{text}\n{text}" for kind, text in TEXTS.items()}
 
 
 def test_a_folder_of_folders_one_a_dataset(tmp_path: Path) -> None:

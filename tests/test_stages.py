@@ -84,8 +84,9 @@ def test_composed_text_and_dialogue_in_one_list() -> None:
     assert found[0].descriptions == ("a beach+add a dog", "x")  # [[REF_IMAGE_DESC]] is stripped
     assert found[1].reference_description == BLANK_IMAGE
     assert found[2].descriptions == ("opening",) and found[2].edits == ()
-    assert found[3].descriptions == ("opening+q? yes",)  # one description: the first
-    assert found[4].descriptions == ("opening+q? yes+r? no",)
+    # a round's descriptions are all ranked by; the first alone goes on to the next round
+    assert found[3].descriptions == ("opening+q? yes", "x")
+    assert found[4].descriptions == ("opening+q? yes+r? no", "x")
     assert engine.batches == 3  # the first wave, and a wave per further round
     assert {r.max_tokens for r in engine.requests} == {99}
 
@@ -111,7 +112,7 @@ def test_a_round_without_description_carries_the_previous_on() -> None:
     reasoner, _ = role(lambda r: "nonsense" if "bad" in r.prompt else fold(r))
     found = synthesise(queries, {}, reasoner, PROMPTS)
     assert found[1].descriptions == ("first caption",)
-    assert found[2].descriptions == ("first caption+good",)
+    assert found[2].descriptions == ("first caption+good", "x")
     assert found[4].descriptions == ("other caption",)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from imagescope.config import EngineName, ModelConfig
 from imagescope.engines.base import Engine, Request, Response, collect
-from imagescope.engines.device import visible_gpus, vllm_works
+from imagescope.engines.device import chat_options, visible_gpus, vllm_works
 from imagescope.errors import UserError
 
 __all__ = ["Lazy", "choose", "open_engine"]
@@ -109,4 +109,5 @@ def open_engine(
         return Transformers(config)
 
     declared = config.model_dump(include=set(DECLARED)) | {"engine": config.engine or engine}
+    declared |= chat_options(config)
     return Lazy(declared, make)

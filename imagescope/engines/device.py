@@ -78,6 +78,13 @@ def resolve_dtype(config: ModelConfig, on_gpu: bool | None = None) -> str:
     return "bfloat16"
 
 
+def chat_options(config: ModelConfig) -> dict[str, Any]:
+    """The part of an identity that the chat template's options are: nothing where none are given,
+    as identities had it before there were any."""
+    given = config.chat_template_options
+    return {"chat_template_options": given} if given else {}
+
+
 def identity(kind: str, config: ModelConfig, on_gpu: bool | None = None) -> dict[str, Any]:
     """Everything about a local model that determines its answers, JSON-able."""
     return {
@@ -87,4 +94,5 @@ def identity(kind: str, config: ModelConfig, on_gpu: bool | None = None) -> dict
         "quantization": config.quantization,
         "template": config.template,
         "max_model_len": config.max_model_len,
+        **chat_options(config),
     }

@@ -20,6 +20,7 @@ from typing import Any
 
 from imagescope.config import ModelConfig
 from imagescope.engines.base import Pair, Picture, Request, Response
+from imagescope.engines.device import chat_options
 from imagescope.engines.images import UnreadableImage, prepare
 from imagescope.engines.text import cut
 from imagescope.errors import UserError
@@ -48,6 +49,7 @@ class OpenAI:
             "engine": "openai",
             "base_url": self._base,
             "model": config.model,
+            **chat_options(config),
         }
         self._client: Any = None
 
@@ -153,9 +155,14 @@ class OpenAI:
         if request.schema is not None:
             schema = {"name": "answer", "schema": json.loads(request.schema)}
             arguments["response_format"] = {"type": "json_schema", "json_schema": schema}
+        # not OpenAI's, but known to vLLM, SGLang and others; never sent where they do nothing
+        extra: dict[str, Any] = {}
         if request.repetition_penalty != 1:
-            # not OpenAI's, but known to vLLM, SGLang and others; never sent where it does nothing
-            arguments["extra_body"] = {"repetition_penalty": request.repetition_penalty}
+            extra["repetition_penalty"] = request.repetition_penalty
+        if self.config.chat_template_options:
+            extra["chat_template_kwargs"] = self.config.chat_template_options
+        if extra:
+            arguments["extra_body"] = extra
         return arguments
 
 

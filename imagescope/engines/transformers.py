@@ -159,7 +159,10 @@ class Transformers:
                 content = [{"type": "image"} for _ in request.images]
                 content.append({"type": "text", "text": prompt})
             text = speaker.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+                [{"role": "user", "content": content}],
+                tokenize=False,
+                add_generation_prompt=True,
+                **self.config.chat_template_options,
             )
         mark = getattr(self._processor, "image_token", "")
         if request.images and mark and mark not in text:

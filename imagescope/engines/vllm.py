@@ -139,6 +139,7 @@ class VLLM:
                     [self._messages(request, pixels) for request in requests],
                     parameters,
                     use_tqdm=False,
+                    chat_template_kwargs=self.config.chat_template_options or None,
                 )
             else:
                 prompts = [self._prompt(self.config.template, r, pixels) for r in requests]

@@ -1,9 +1,9 @@
 """Stage 1, semantic synthesis: the reasoner says what the target looks like (section 3.2).
 
 Two calls. The first splits the instruction into atomic edits and describes the target; in a
-dialogue it folds a round into the description before it, so rounds follow one another, but all
-dialogues go together. The second turns edits into yes/no questions for stage 2; it needs nothing
-from retrieval, so the reasoner is loaded once for both.
+dialogue it folds a round into the first description of the round before, so rounds follow one
+another, but all dialogues go together. The second turns edits into yes/no questions for stage 2; it
+needs nothing from retrieval, so the reasoner is loaded once for both.
 """
 
 from __future__ import annotations
@@ -72,8 +72,6 @@ def synthesise(
             edits, descriptions, how = parse_synthesis(response.text, query.instruction, fallback)
             if response.error:
                 how = f"fallback: {response.error}"
-            if before[i] is not None:
-                descriptions = descriptions[:1]  # a dialogue has one description, of all so far
             done[i] = Synthesis(reference, edits, descriptions, text=response.text, parse=how)
     return [done[i] for i in range(len(queries))]
 
