@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from imagescope import cli_own, progress
+from imagescope import __version__, cli_own, progress
 from imagescope.cli_cache import cache_app
 from imagescope.cli_data import compare, data_app, score, submission_app
 from imagescope.config import RunConfig, load_run
@@ -24,9 +24,9 @@ from imagescope.errors import UserError
 app = typer.Typer(
     help="Find images from language: a caption, a picture plus a change, or a dialogue.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 tiny_app = typer.Typer(help="Synthetic scenes and five small, really trained checkpoints.")
 app.add_typer(tiny_app, name="tiny", no_args_is_help=True)
@@ -79,8 +79,20 @@ def normalise(argv: list[str]) -> list[str]:
     return front + rest
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"imagescope {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
@@ -256,9 +268,16 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Threads that spin while they wait take the processor from those they wait for, as soon as
+    # anything else runs. Read once, when torch is imported, here and in child processes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     gc.set_threshold(100_000, 20, 20)  # a run keeps many small records
     try:
-        status = app(normalise(sys.argv[1:] if argv is None else argv), standalone_mode=False)
+        status = app(
+            normalise(sys.argv[1:] if argv is None else argv),
+            prog_name="imagescope",
+            standalone_mode=False,
+        )
         return status if isinstance(status, int) else 0
     except UserError as error:
         Console(stderr=True).print(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from imagescope import __version__
 from imagescope.cli import main
 
 Said = pytest.CaptureFixture[str]
@@ -34,6 +35,33 @@ def test_nothing_asked_shows_the_help(capsys: Said) -> None:
     said = capsys.readouterr()
     assert "Find images from language" in said.out + said.err
     assert main(["--help"]) == 0
+
+
+def test_the_version_is_told(capsys: Said) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"imagescope {__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["", "run", "cache prune", "tiny make"])
+def test_h_is_help(command: str, capsys: Said) -> None:
+    assert main([*command.split(), "-h"]) == 0
+    short = capsys.readouterr().out
+    assert main([*command.split(), "--help"]) == 0
+    assert short == capsys.readouterr().out and f"Usage: imagescope {command}".strip() in short
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"), [("imagescope do", "doctor"), ("imagescope run --top-", "--top-k")]
+)
+def test_the_shell_completes_commands_and_options(
+    line: str, completed: str, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    monkeypatch.setenv("_IMAGESCOPE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    with pytest.raises(SystemExit, match="0"):
+        main([])
+    assert capsys.readouterr().out.split() == [completed]
 
 
 @pytest.mark.parametrize(

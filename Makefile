@@ -1,0 +1,26 @@
+# The usual tasks by name; script/ holds what they do. Without make: read the line under the target.
+VENV := $(or $(IMAGESCOPE_VENV),.venv)
+RESULTS := build/bench
+
+.PHONY: setup test lint bench demo
+
+setup: ## .venv with the pinned packages, the tools and this package
+	bash -c 'source script/env.sh && ensure_env dev'
+
+test: ## all tests but the slow ones; ARGS goes to pytest
+	bash script/test.sh $(ARGS)
+
+lint: ## style, spelling and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/codespell
+	$(VENV)/bin/mypy
+
+bench: ## the programs behind docs/performance.md: half an hour of a machine that does nothing else
+	mkdir -p $(RESULTS)
+	for name in retrieval scaling end_to_end contention image_db; do \
+	  $(VENV)/bin/python script/bench/$$name.py --json $(RESULTS)/$$name.json || exit 1; \
+	done
+
+demo: ## the whole method on drawn scenes
+	bash script/demo.sh $(ARGS)
