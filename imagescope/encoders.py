@@ -22,8 +22,8 @@ import numpy as np
 from imagescope.cache import Cache
 from imagescope.checkpoints import fetch, fingerprint
 from imagescope.config import EncoderConfig
+from imagescope.engines.decoding import UnreadableImage, opened
 from imagescope.engines.device import visible_gpus
-from imagescope.engines.images import UnreadableImage, load_picture
 from imagescope.errors import UserError
 from imagescope.vectors import Array
 
@@ -155,7 +155,8 @@ class Encoder:
 
         def read(name: str) -> Tensor | str:
             try:
-                return pixels(load_picture(name))
+                with opened(name) as picture:
+                    return pixels(picture)
             except (UnreadableImage, ValueError) as error:  # a processor refuses 1x9000 pixels, say
                 return str(error)
 

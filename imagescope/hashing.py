@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from imagescope.errors import UserError
+from imagescope.files import open_regular
 
 if TYPE_CHECKING:
     from imagescope.cache import Cache
@@ -72,7 +73,7 @@ def bundled(cache: Cache, paths: Iterable[str]) -> dict[str, str]:
 
 def _hash(path: str) -> str:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import EpsImagePlugin, Image, ImageOps
+from PIL import EpsImagePlugin, Image
 from synthetic_run import HOSTILE, TOP_K, draw_images, make_run
 
+from imagescope.engines.decoding import thumbnail
 from imagescope.errors import UserError
 from imagescope.report import facts, queries, write_comparison, write_report
 from imagescope.report.movement import movement
-from imagescope.report.thumbnails import SIDE, thumbnail, write_thumbnails
+from imagescope.report.thumbnails import SIDE, write_thumbnails
 from imagescope.runs import read_traces
 
 GALLERY = 60
@@ -176,7 +177,7 @@ def test_comparison_counts_who_finds_what(tmp_path: Path, files: dict[str, Path]
 def test_thumbnails_of_every_mode(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
     Image.new(mode, (300, 150), 0).save(path)
-    small = thumbnail(path)
+    small = thumbnail(path, SIDE)
     assert small.mode == "RGB" and max(small.size) == SIDE
     if mode == "RGBA":
         assert small.getpixel((3, 3)) == (255, 255, 255)
@@ -187,15 +188,15 @@ def test_what_is_no_picture_has_no_thumbnail(
 ) -> None:
     """Programs under a picture's name are not run, and no file ends a report."""
 
-    def upright(image: Image.Image) -> Image.Image:
-        if image.width == 9:  # as Pillow does where EXIF data are of the wrong type
+    def squeezed(image: Image.Image) -> Image.Image:
+        if image.width == 9:  # as Pillow does where a file's values are of the wrong type
             raise TypeError("bad operand type for abs(): 'str'")
         return image
 
     def run(*_: Any, **__: Any) -> None:
         pytest.fail("a program was run")
 
-    monkeypatch.setattr(ImageOps, "exif_transpose", upright)
+    monkeypatch.setattr("imagescope.engines.decoding._squeezed", squeezed)
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
     files = {name: tmp_path / name for name in ("program.jpg", "odd.png", "good.png")}
     program = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
@@ -210,7 +211,7 @@ def test_thumbnails_stand_upright(tmp_path: Path) -> None:
     exif = image.getexif()
     exif[0x0112] = 6
     image.save(tmp_path / "turned.jpg", exif=exif)
-    assert thumbnail(tmp_path / "turned.jpg").size == (SIDE // 2, SIDE)
+    assert thumbnail(tmp_path / "turned.jpg", SIDE).size == (SIDE // 2, SIDE)
 
 
 # --------------------------------------------------------------------------------- the browser

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagescope.errors import UserError
+from imagescope.files import open_regular
 from imagescope.records import Gallery
 
 # Formats that are opened; the name decides what is looked at, the content what it is.
@@ -87,5 +88,5 @@ def _refusal(name: str, path: Path, root: Path) -> str | None:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal. Raises OSError."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

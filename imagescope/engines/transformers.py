@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections import OrderedDict
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -309,14 +309,13 @@ class _Images:
 
 
 class _Remember:
-    """An image processor that keeps what it made of the last images, for stages that ask several
-    questions about each. What it makes of images one by one is joined along the first axis."""
-
-    SIZE = 32
+    """An image processor that keeps what it made of an image as long as the image lives, for
+    stages that ask several questions about each. What it makes of images one by one is joined
+    along the first axis."""
 
     def __init__(self, processor: Any):
         self._processor = processor
-        self._made: OrderedDict[tuple, tuple[Any, Any]] = OrderedDict()
+        self._made: dict[tuple[int, str], Any] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._processor, name)
@@ -338,10 +337,9 @@ class _Remember:
         return type(parts[0])(joined)
 
     def _one(self, image: Any, options: dict[str, Any]) -> Any:
-        # the image is kept beside its result: an id is unique only as long as its object lives
         key = (id(image), repr(sorted(options.items())))
         if key not in self._made:
-            self._made[key] = (image, self._processor([image], **options))
-            if len(self._made) > self.SIZE:
-                self._made.popitem(last=False)
-        return self._made[key][1]
+            self._made[key] = self._processor([image], **options)
+            # an id is unique only as long as its object lives
+            weakref.finalize(image, self._made.pop, key, None).atexit = False
+        return self._made[key]

@@ -7,28 +7,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image, ImageOps
-
-from imagescope.engines.images import MAX_PIXELS, formats
+from imagescope.engines.decoding import UnreadableImage, thumbnail
 
 SIDE = 112  # pixels of the longer side
 QUALITY = 80
 PER_FOLDER = 1000
-
-
-def thumbnail(source: Path) -> Image.Image:
-    """The picture upright, in RGB on white, its longer side at most SIDE pixels."""
-    with Image.open(source, formats=formats()) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError("too large")
-        image.draft("RGB", (SIDE, SIDE))  # JPEG: decode at the nearest fraction
-        small = ImageOps.exif_transpose(image)
-        clear = "A" in small.getbands() or "transparency" in small.info
-        small = small.convert("RGBA" if clear else "RGB")
-        small.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
-        if clear:
-            small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
-        return small.convert("RGB")
 
 
 def write_thumbnails(folder: Path, names: Sequence[str], files: Mapping[str, Path]) -> list[int]:
@@ -40,8 +23,8 @@ def write_thumbnails(folder: Path, names: Sequence[str], files: Mapping[str, Pat
         if source is None:
             return False
         try:
-            small = thumbnail(source)
-        except Exception:  # decoders raise whatever a broken file makes them raise
+            small = thumbnail(source, SIDE)
+        except UnreadableImage:
             return False  # the tile says "no image"
         target = folder / str(number // PER_FOLDER) / f"{number}.jpg"
         small.save(target, "JPEG", quality=QUALITY, optimize=False)
