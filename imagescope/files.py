@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import stat
@@ -10,13 +11,13 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 UMASK = os.umask(0o022)  # looked up once: to ask is to set it, for all threads
 os.umask(UMASK)
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """A file opened for reading bytes. Raises OSError, also for what is no regular file: a pipe
     would wait for a writer for ever, a device might do anything."""
     mode = os.stat(path).st_mode

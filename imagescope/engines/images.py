@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from imagescope.engines.base import Pair, Picture
-from imagescope.engines.decoding import UnreadableImage, load_picture
+from imagescope.engines.decoding import ABSENT, UnreadableImage, load_picture
 
-__all__ = ["UnreadableImage", "canvas", "load_picture", "prepare"]
+__all__ = ["ABSENT", "UnreadableImage", "canvas", "load_picture", "prepare"]
 
 SIDE = 800  # of each image on the canvas, pixels
 CANVAS = (1645, 826)
