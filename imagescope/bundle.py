@@ -8,13 +8,16 @@ from dataclasses import asdict
 from pathlib import Path, PurePath
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from imagescope.cache import Cache, Entry, Used, read_response
+from imagescope.cache import Cache
+from imagescope.entries import Entry, Used
 from imagescope.errors import UserError
-from imagescope.files import replacing
+from imagescope.files import parse_json, replacing
+from imagescope.hashing import AMONG, storable
 
 PARTS = 4  # of an image's path that a bundle keeps
-INSERT = "INSERT OR REPLACE INTO"
+_ENTRY, _USED = TypeAdapter(Entry), TypeAdapter(Used)
 
 
 def write_used(used: Used) -> str:
@@ -33,18 +36,10 @@ def write_used(used: Used) -> str:
 def read_used(path: Path) -> Used:
     """What write_used wrote. Raises UserError."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        failed = [
-            Entry(**entry | {"response": read_response(json.dumps(entry["response"]), path)})
-            for entry in data["failed"]
-        ]
-        return Used(
-            set(data["responses"]),
-            {space: set(keys) for space, keys in data["vectors"].items()},
-            dict(data["files"]),
-            {entry.key: entry for entry in failed},
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        data = dict(parse_json(path.read_bytes()))
+        failed = [_ENTRY.validate_python(entry) for entry in data["failed"]]
+        return _USED.validate_python(data | {"failed": {entry.key: entry for entry in failed}})
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a run's list of what it used: {error}") from None
 
 
@@ -82,11 +77,8 @@ def _fill(
     used: Used,
     more: Iterable[tuple[str, Mapping[str, np.ndarray]]],
 ) -> None:
-    query = "SELECT * FROM responses WHERE key IN (SELECT value FROM json_each(?))"
-    rows = cache.rows(query, (json.dumps(sorted(used.responses)),))
-    rows += [entry.row() for entry in used.failed.values()]
-    with bundle.write() as db:
-        db.executemany(f"{INSERT} responses VALUES (?, ?, ?, ?, ?)", rows)
+    rows = cache.table("responses", "key" + AMONG, among=used.responses)
+    bundle.insert("responses", rows + [entry.row() for entry in used.failed.values()])
     for space, wanted in used.vectors.items():
         held = cache.vectors(space, sorted(wanted))
         if len(held) < len(wanted):
@@ -97,8 +89,5 @@ def _fill(
     files = {"/".join(PurePath(path).parts[-PARTS:]): sha for path, sha in used.files.items()}
     rows = bundle.rows("SELECT identity FROM responses UNION SELECT space FROM vectors")
     needed = {name for (name,) in rows} | (cache.only or set())  # some roles answer nothing
-    query = "SELECT * FROM identities WHERE id IN (SELECT value FROM json_each(?))"
-    identities = cache.rows(query, (json.dumps(sorted(needed)),))
-    with bundle.write() as db:
-        db.executemany(f"{INSERT} files VALUES (?, NULL, NULL, ?)", sorted(files.items()))
-        db.executemany(f"{INSERT} identities VALUES (?, ?, ?)", identities)
+    bundle.insert("identities", cache.table("identities", "id" + AMONG, among=needed))
+    bundle.insert("files", [(storable(p), None, None, sha) for p, sha in sorted(files.items())])

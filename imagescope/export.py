@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from imagescope import bundle
-from imagescope.cache import Cache, cache_path, digest
+from imagescope.cache import Cache, cache_path
+from imagescope.cache_file import without_address
 from imagescope.config import RunConfig
 from imagescope.encoders import CachedTexts, open_encoder
+from imagescope.entries import Used
 from imagescope.errors import UserError
+from imagescope.files import parse_json
+from imagescope.hashing import digest
 from imagescope.image_db import ImageDB
 from imagescope.pipeline import USED, Models, load_benchmark
 from imagescope.prompts import load_prompts
 from imagescope.runs import as_started
 
 
-def read_manifest(folder: Path) -> tuple[RunConfig, set[str]]:
+def read_manifest(folder: Path) -> tuple[RunConfig, list[dict[str, Any]]]:
     """What a run folder's manifest holds: the configuration, its places as they were where the run
-    was started, and the ids of the identities that answered. Raises UserError."""
+    was started, and the identities of the models that answered. Raises UserError."""
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        made_by = {digest(identity) for identity in manifest["models"].values()}
-        config = RunConfig.model_validate(manifest["config"])
+        manifest = parse_json(path.read_bytes())
+        identities = [dict(identity) for identity in manifest["models"].values()]
+        # options that came, or went, since the run was made are no reason to refuse it
+        config = RunConfig.model_validate(manifest["config"], extra="ignore")
         places = {n: as_started(manifest, getattr(config, n)) for n in ("data_root", "image_db")}
         recorded = Path(str(manifest.get("cache", "")))
         usual = cache_path(config.model_copy(update=places))
         places["cache"] = recorded if recorded.is_file() else as_started(manifest, usual)
-        return config.model_copy(update=places), made_by
+        return config.model_copy(update=places), identities
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise UserError(f"{path}: not the manifest of a run ({error})") from None
 
@@ -44,7 +50,7 @@ def export_run(folder: Path, target: Path) -> dict[str, int]:
     if not (folder / USED).is_file():
         raise UserError(f"{folder}: no {USED}; is this the folder of a finished run?")
     used = bundle.read_used(folder / USED)
-    config, made_by = read_manifest(folder)
+    config, identities = read_manifest(folder)
     if config.replay:
         raise UserError(f"{folder}: this run is itself a replay of {config.replay}: copy that file")
     benchmark = load_benchmark(config)
@@ -54,7 +60,9 @@ def export_run(folder: Path, target: Path) -> dict[str, int]:
         raise UserError(f"{config.cache}: the cache of this run is gone; it held its responses")
     with Cache.open(config.cache) as cache:
         # a checkpoint may have been retrained in its place since: the cache then knows several
-        cache.only = made_by
+        cache.only = {digest(without_address(identity)) for identity in identities}
+        used = _as_kept(used, cache, identities)
+        cache.failed = {key: entry.response for key, entry in used.failed.items()}
         models = Models(config, cache, strict=True)
         db = ImageDB.open(
             config.image_db, benchmark.name, benchmark.split, benchmark.gallery, cache
@@ -63,3 +71,21 @@ def export_run(folder: Path, target: Path) -> dict[str, int]:
         encoder = open_encoder(config.models.encoder)
         db.vectors(encoder, CachedTexts(encoder, cache, replay=True), captions)
         return bundle.export(cache, target, used, db.bundle())
+
+
+def _as_kept(used: Used, cache: Cache, identities: list[dict[str, Any]]) -> Used:
+    """What a run used, under the cache's keys of today: those of an older run were made with the
+    endpoint's address in the identity."""
+    now = {digest(old): digest(without_address(old)) for old in identities if "base_url" in old}
+    keys: dict[str, str] = {}
+    for old, new in now.items():
+        for key, _, request, *_ in cache.table("responses", "identity = ?", new):
+            keys[digest([old, parse_json(request)])] = key
+    failed = {}
+    for entry in used.failed.values():
+        if entry.identity in now:
+            identity = now[entry.identity]
+            key = digest([identity, entry.request])
+            entry = replace(entry, key=key, identity=identity)
+        failed[entry.key] = entry
+    return replace(used, responses={keys.get(k, k) for k in used.responses}, failed=failed)

@@ -1,4 +1,7 @@
-"""What images hold, by sha256 of their files: remembered by path, size and time."""
+"""What things are known by: JSON values and images by sha256, stored rows by a checksum.
+
+Hashes of images are remembered by path, size and time.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imagescope.errors import UserError
 from imagescope.files import open_regular
@@ -16,15 +19,41 @@ from imagescope.files import open_regular
 if TYPE_CHECKING:
     from imagescope.cache import Cache
 
+AMONG = " IN (SELECT value FROM json_each(?))"  # a condition: one of a JSON list
 READERS = 4  # threads
+
+
+def canonical(value: Any) -> str:
+    """JSON in one spelling only."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON value, hexadecimal."""
+    return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def checksum(*values: str | bytes | float | None) -> bytes:
+    """8 bytes that tell whether a row's values are what was written; not against forgery."""
+    found = hashlib.blake2b(digest_size=8)
+    for value in values:
+        part = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+        found.update(b"%d:%b" % (len(part), part))
+    return found.digest()
+
+
+def storable(text: str) -> str:
+    """Text that SQLite takes: lone surrogates (a file name that is no UTF-8, say) are spelled out,
+    as JSON has them."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def hashed(cache: Cache, paths: Sequence[str]) -> dict[str, str]:
     """path -> sha256 of the file as it is now, "" where it cannot be read. Only what is new to the
     cache, or changed size or time, is read."""
-    query = "SELECT * FROM files WHERE path IN (SELECT value FROM json_each(?))"
     places = {path: str(Path(path).absolute()) for path in paths}
-    rows = cache.rows(query, (json.dumps(list(places.values())),))
+    stored = {place: storable(place) for place in places.values()}
+    rows = cache.table("files", "path" + AMONG, among=list(stored.values()))
     known = {place: (size, mtime, sha) for place, size, mtime, sha in rows}
     found: dict[str, str] = {}
     stale: dict[str, os.stat_result] = {}
@@ -34,7 +63,7 @@ def hashed(cache: Cache, paths: Sequence[str]) -> dict[str, str]:
         except OSError:
             found[path] = ""
             continue
-        size, mtime, sha = known.get(place, (None, None, ""))
+        size, mtime, sha = known.get(stored[place], (None, None, ""))
         if (size, mtime) == (stat.st_size, stat.st_mtime_ns):
             found[path] = sha
         else:
@@ -42,13 +71,14 @@ def hashed(cache: Cache, paths: Sequence[str]) -> dict[str, str]:
     if stale:
         with ThreadPoolExecutor(READERS, "hash") as pool:
             found |= dict(zip(stale, pool.map(_hash, stale), strict=True))
-        new = [
-            (places[path], stat.st_size, stat.st_mtime_ns, found[path])
-            for path, stat in stale.items()
-            if found[path]
-        ]
-        with cache.write() as db:
-            db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", new)
+        cache.insert(
+            "files",
+            [
+                (stored[places[path]], stat.st_size, stat.st_mtime_ns, found[path])
+                for path, stat in stale.items()
+                if found[path]
+            ],
+        )
     return found
 
 
@@ -56,12 +86,12 @@ def bundled(cache: Cache, paths: Iterable[str]) -> dict[str, str]:
     """path -> sha256 of the image that the exported run knew by the longest common end of its
     path, "" if it could not read it; paths it had no file for are absent. Nothing is read here."""
     by_name: dict[str, list[tuple[tuple[str, ...], str]]] = {}
-    for path, sha in cache.rows("SELECT path, sha256 FROM files"):
+    for path, _, _, sha in cache.table("files"):
         if parts := PurePath(path).parts[::-1]:
             by_name.setdefault(parts[0], []).append((parts, sha))
     found = {}
     for path in paths:
-        parts = PurePath(path).parts[::-1]
+        parts = PurePath(storable(path)).parts[::-1]
         shared = [(sum(1 for _ in _common(parts, p)), sha) for p, sha in by_name.get(parts[0], [])]
         best = {sha for n, sha in shared if n == max(shared)[0]}
         if len(best) > 1:

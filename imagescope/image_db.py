@@ -25,13 +25,14 @@ from typing import Any
 
 import numpy as np
 
-from imagescope.cache import Cache, digest
+from imagescope.cache import Cache
 from imagescope.encoders import CachedTexts, Encoder
 from imagescope.engines.base import Picture, Request
 from imagescope.engines.images import UnreadableImage, load_picture
 from imagescope.engines.role import Role
 from imagescope.errors import UserError
 from imagescope.files import replacing, write_json
+from imagescope.hashing import digest
 from imagescope.records import Gallery
 from imagescope.vectors import (
     Array,
@@ -135,7 +136,7 @@ class ImageDB:
             if why := _unreadable(files[name]):  # nor will it be the next time
                 unreadable[self.hashes[name]] = why
         captions = {name: caption for name, caption in captions.items() if caption}
-        self._lose([name for name, sha in self.hashes.items() if sha in unreadable])
+        self._lose(name for name, sha in self.hashes.items() if sha in unreadable)
         if skipped:
             first = next(iter(skipped.items()))
             log.warning("%d images have no caption; the first: %s: %s", len(skipped), *first)
@@ -249,9 +250,8 @@ class ImageDB:
             raise UserError(f"no image of the gallery can be read: {next(iter(skipped.values()))}")
 
     def _lose(self, names: Iterable[str]) -> None:
-        """Lets a bundle of this run know which files were of no use."""
-        paths = [str(self._gallery.files[n]) for n in names if n in self._gallery.files]
-        self._cache.used.files.update(dict.fromkeys(paths, ""))
+        files = self._gallery.files
+        self._cache.lose(str(files[name]) for name in names if name in files)
 
     def _replayed(
         self, texts: CachedTexts, images: list[str], captions: list[str]

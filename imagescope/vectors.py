@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from imagescope.cache import digest
 from imagescope.errors import UserError
 from imagescope.files import replacing, write_json
+from imagescope.hashing import digest
 from imagescope.progress import track
 
 log = logging.getLogger("imagescope")
@@ -44,6 +44,20 @@ class GalleryVectors:
     def index(self) -> Mapping[str, int]:
         """name -> row."""
         return {name: row for row, name in enumerate(self.names)}
+
+
+def is_unit(vector: Array) -> bool:
+    """Whether a vector is finite and of length 1, to 1e-3."""
+    with np.errstate(all="ignore"):
+        return bool(abs(float(np.dot(vector, vector)) - 1) < 2e-3)
+
+
+def no_units(model: str, count: int, first: str) -> UserError:
+    """What is wrong with a model whose vectors cannot be compared."""
+    return UserError(
+        f"{model}: {count} vectors are not finite or not of unit length; the first is that of "
+        f"{first!r}. Is the checkpoint whole? dtype: float32 mends numbers that overflow."
+    )
 
 
 def forget(array: Array) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ import pytest
 from PIL import Image
 
 from imagescope.bundle import export, read_used, write_used
-from imagescope.cache import Cache, Entry, digest
+from imagescope.cache import Cache
 from imagescope.engines import Lazy
 from imagescope.engines.base import Pair, Picture, Request, Response, collect
 from imagescope.engines.cached import Cached
+from imagescope.entries import Entry
 from imagescope.errors import UserError
+from imagescope.hashing import digest
 
 
 class Counting:
@@ -189,11 +192,23 @@ def test_nothing_asked_nothing_touched(cache: Cache) -> None:
 
 def test_vectors(cache: Cache) -> None:
     space = cache.register({"encoder": 1}, {"model": "e"})
-    cache.put_vectors(space, {"a": np.array([0.1, 0.2], np.float32)})
+    cache.put_vectors(space, {"a": np.array([0.6, -0.8], np.float32)})
     found = cache.vectors(space, ["a", "b"])
     assert list(found) == ["a"]
-    assert found["a"].dtype == np.float32 and found["a"].tolist() == pytest.approx([0.1, 0.2])
+    assert found["a"].dtype == np.float32 and found["a"].tolist() == pytest.approx([0.6, -0.8])
     assert cache.vectors("other", ["a"]) == {}
+
+
+@pytest.mark.parametrize("row", [[np.nan, 0], [np.inf, 0], [0, 0], [0.6, 0.9], [2e19, 2e19], []])
+def test_only_finite_unit_vectors_are_kept_and_read(cache: Cache, row: list[float]) -> None:
+    """NaN would be above no target: every target would have rank 1."""
+    space = cache.register({"encoder": 1}, {"model": "some/encoder"})
+    bad = np.array(row, np.float32)
+    with pytest.raises(UserError, match=r"some/encoder: 1 vectors are not finite.*'text:dog'"):
+        cache.put_vectors(space, {"text:cat": np.array([1, 0], np.float32), "text:dog": bad})
+    assert cache.vectors(space, ["text:cat", "text:dog"]) == {}
+    cache.insert("vectors", [(space, "text:dog", bad.tobytes(), 0.0)])
+    assert cache.vectors(space, ["text:dog"]) == {}
 
 
 def test_a_run_is_bundled_and_replayed_elsewhere(tmp_path: Path, pictures: list[str]) -> None:
@@ -215,11 +230,11 @@ def test_a_run_is_bundled_and_replayed_elsewhere(tmp_path: Path, pictures: list[
         engine = Counting(fail=["bad"])
         first = collect(Cached(engine, cache), requests[:3])
         space = cache.register({"encoder": 1}, {"model": "e"})
-        cache.put_vectors(space, {"t": np.ones(4, np.float32)})
+        cache.put_vectors(space, {"t": np.array([0, 1, 0, 0], np.float32)})
         used_path = tmp_path / "used.json"
         used_path.write_text(write_used(cache.used))
         images = cache.register({"encoder": 2}, {"model": "e2"})
-        more = [(images, {"sha": np.zeros(4, np.float32)})]
+        more = [(images, {"sha": np.array([1, 0, 0, 0], np.float32)})]
         counts = export(cache, bundle_path, read_used(used_path), more)
     assert (counts["responses"], counts["vectors"], counts["files"]) == (2, 2, 1)
     shutil.rmtree(tmp_path / "here")
@@ -235,7 +250,7 @@ def test_a_run_is_bundled_and_replayed_elsewhere(tmp_path: Path, pictures: list[
         assert again[1].error and again[1].error.startswith(moved[1].images[0].path)
         assert bundle.files_in(tmp_path / "there" / "dev") == {"red.png"}
         assert cached.identity == engine.identity
-        assert bundle.vectors(space, ["t"])["t"].tolist() == [1, 1, 1, 1]
+        assert bundle.vectors(space, ["t"])["t"].tolist() == [0, 1, 0, 0]
         assert bundle.replayed({"model": "e2"}) == {"encoder": 2}
         with pytest.raises(UserError, match=r"1 responses are not in the bundle.*other run"):
             collect(cached, moved[3:])
@@ -331,15 +346,96 @@ def test_damaged_foreign_and_newer_files_are_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "response",
-    ["{", "[]", "{}", '{"text": 1}', '{"text": "x", "prompt_tokens": "2"}'],
+    "statement",
+    [
+        "CREATE TABLE more (x)",
+        "CREATE VIEW more AS SELECT * FROM responses",
+        "CREATE TRIGGER more AFTER INSERT ON responses BEGIN DELETE FROM responses; END",
+        "CREATE INDEX more ON responses (created)",
+        "ALTER TABLE responses ADD COLUMN more",
+        "DROP TABLE files",
+    ],
 )
-def test_a_response_of_the_wrong_shape_is_not_trusted(cache: Cache, response: str) -> None:
-    cache.put([Entry("k", "i", {}, Response("fine"))])
-    with cache.write() as db:
-        db.execute("UPDATE responses SET response = ?", (response,))
+@pytest.mark.parametrize("bundle", [False, True])
+def test_exactly_the_formats_tables_are_taken(tmp_path: Path, statement: str, bundle: bool) -> None:
+    """Anything else could run a stranger's SQL."""
+    path = tmp_path / "c.sqlite"
+    with Cache.open(path) as cache:
+        if bundle:
+            cache.seal()
+    with closing(sqlite3.connect(path)) as stranger:
+        stranger.execute(statement)
+        stranger.commit()
+    with pytest.raises(UserError, match="does not hold the tables"):
+        Cache.open(path)
+
+
+def test_a_file_of_no_kind_is_damaged(tmp_path: Path) -> None:
+    Cache.open(tmp_path / "c").close()
+    with closing(sqlite3.connect(tmp_path / "c")) as stranger:
+        stranger.execute("UPDATE meta SET value = 'neither'")
+        stranger.commit()
     with pytest.raises(UserError, match="damaged"):
-        cache.responses(["k"])
+        Cache.open(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        *("", "{", "[]", "{}", "null", '{"text": 1}', '{"text": ["x"]}', "[" * 100_000),
+        '{"text": "x", "prompt_tokens": "2"}',
+        '{"text": "x", "probabilities": [0.5, NaN]}',
+        '{"text": "x", "probabilities": 0.5}',
+    ],
+)
+def test_a_response_of_the_wrong_shape_is_asked_again_and_replaced(
+    cache: Cache, response: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, requests = Counting(), [Request("a"), Request("b")]
+    collect(Cached(engine, cache), requests)
+    ((*start, _, created),) = [row for row in cache.table("responses") if '"a"' in row[2]]
+    cache.insert("responses", [(*start, response, created)])
+    for _ in range(2):
+        answers = collect(Cached(engine, cache), requests)
+        assert [r.text for r in answers] == ["said a", "said b"]
+    assert [r.prompt for r in engine.asked] == ["b", "a", "a"]
+    assert "1 responses are damaged" in caplog.text
+
+
+def test_a_row_of_other_types_is_not_there(cache: Cache) -> None:
+    cache.put([Entry("k", "i", {}, Response("fine"))])
+    fine = ("k", "i", "{}", '{"text": "fine"}', 0.0)
+    for column, value in [(1, b"i"), (3, b"{}"), (4, "x")]:
+        cache.insert("responses", [(*fine[:column], value, *fine[column + 1 :])])
+        assert cache.responses(["k"]) == {}
+
+
+def test_exchanged_rows_are_not_there(cache: Cache) -> None:
+    cache.put([Entry(key, "i", {}, Response(f"said {key}")) for key in "abc"])
+    with cache.write() as db:
+        rows = db.execute("SELECT key, response FROM responses WHERE key < 'c'").fetchall()
+        for (key, _), (_, response) in zip(rows, reversed(rows), strict=True):
+            db.execute("UPDATE responses SET response = ? WHERE key = ?", (response, key))
+    assert set(cache.responses("abc")) == {"c"}
+
+
+def test_what_an_engine_may_not_say_is_an_error_and_not_kept(cache: Cache) -> None:
+    """An engine's author may be wrong about types; the cache is not damaged by it."""
+
+    class Odd(Counting):
+        def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
+            odd: list[Any] = [[{"type": "text"}], None, "\x00 \ud800 \udc80!", "fine"]
+            for i, text in enumerate(odd):
+                yield i, Response(text, probabilities=(float("nan"),) if i == 3 else ())
+
+    requests = [Request("list"), Request("none"), Request("\ud800"), Request("nan")]
+    answers = collect(Cached(Odd(), cache), requests)
+    assert [bool(r.error) for r in answers] == [True, True, False, True]
+    assert answers[2].text == "\x00 \ufffd \ufffd!"
+    assert cache.info()["responses"] == 1
+    again = Counting()
+    assert collect(Cached(again, cache), requests)[2] == answers[2]
+    assert [r.prompt for r in again.asked] == ["nan", "none", "list"]
 
 
 def test_a_transaction_that_fails_leaves_nothing(cache: Cache) -> None:
@@ -351,7 +447,8 @@ def test_a_transaction_that_fails_leaves_nothing(cache: Cache) -> None:
 
 WRITER = """
 import sys
-from imagescope.cache import Cache, Entry
+from imagescope.cache import Cache
+from imagescope.entries import Entry
 from imagescope.engines.base import Response
 with Cache.open(sys.argv[1]) as cache:
     for n in range(50):

@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from imagescope.cache import Cache, digest
+from imagescope.cache import Cache
 from imagescope.cli import main
 from imagescope.config import config_path
 from imagescope.engines import cached
 from imagescope.engines.base import Pair, Picture, Request, Response
 from imagescope.export import read_manifest
+from imagescope.hashing import digest
 from imagescope.prompts import VERIFICATION, atomic_instructions, fill, load_prompts
 from imagescope.records import Edit, added
 from imagescope.runs import read_metrics, read_traces
@@ -131,7 +132,7 @@ def test_a_new_field_with_a_default_changes_no_key_and_loses_no_row(
     with Cache.open(file) as cache:
         everything = [key for (key,) in cache.rows("SELECT key FROM responses")]
         before = cache.responses(everything)
-    monkeypatch.setattr("imagescope.cache.Response", wider_response)
+    monkeypatch.setattr("imagescope.entries.Response", wider_response)
     with Cache.open(file) as cache:
         after = cache.responses(everything)
     assert len(after) == len(before) == len(everything) > 1000

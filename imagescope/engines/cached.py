@@ -9,9 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from imagescope.cache import Cache, Entry, digest
+from imagescope.cache import Cache
 from imagescope.engines.base import Engine, Pair, Picture, Request, Response, collect
+from imagescope.entries import Entry
 from imagescope.errors import UserError
+from imagescope.hashing import digest
 from imagescope.records import plain
 
 
@@ -130,13 +132,13 @@ class Cached:
             raise Absent(self._absent(requests[first], sum(map(len, chunks))), first)
         asked = [[requests[places[key][0]] for key in chunk] for chunk in chunks]
         for number, responses in self._ask(asked):
-            found = dict(zip(chunks[number], responses, strict=True))
-            self._cache.put([Entry(k, self._id, materials[k], r) for k, r in found.items()])
+            answered = zip(chunks[number], responses, strict=True)
+            found = self._cache.put([Entry(k, self._id, materials[k], r) for k, r in answered])
             lost = sum(unreadable(requests[places[k][0]], r) for k, r in found.items())
             stats.asked += len(found) - lost
             stats.unreadable += lost
-            stats.prompt_tokens += sum(r.prompt_tokens for r in responses)
-            stats.output_tokens += sum(r.output_tokens for r in responses)
+            stats.prompt_tokens += sum(r.prompt_tokens for r in found.values())
+            stats.output_tokens += sum(r.output_tokens for r in found.values())
             for key, response in found.items():
                 for i in places[key]:
                     yield i, response

@@ -139,7 +139,7 @@ def _embed(
     config = library.settings(wanted)
     prompt = load_prompts(config.prompts, "folder").caption
     gallery = Gallery(tuple(entries), {n: wanted.folder / n for n in entries})
-    with Cache.open(cache_path(config)) as cache:
+    with Cache.open(cache_path(config), record=False) as cache:
         models = Models(config, cache)
         try:
             db = ImageDB.open(config.image_db, name, "all", gallery, cache)

@@ -62,7 +62,7 @@ class ImageScope:
         self._vectors = library.read_vectors(name, manifest)
         self._prompts = load_prompts(self.config.prompts, "folder")
         with ExitStack() as stack:
-            cache = stack.enter_context(Cache.open(cache_path(config)))
+            cache = stack.enter_context(Cache.open(cache_path(config), record=False))
             self._models = Models(config, cache)
             stack.callback(self._models.close)
             self._encoder = open_encoder(config.models.encoder)
