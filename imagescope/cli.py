@@ -49,6 +49,7 @@ SPELLINGS = {
     "--dataset-path": "--data-root",
     "--img-db-path": "--image-db",
 }
+INTERRUPTED = 130  # the status of a command that was ended by Ctrl-C
 GLOBAL = ("--quiet", "-q", "--log-level")  # accepted anywhere on the line
 
 
@@ -278,6 +279,8 @@ def main(argv: list[str] | None = None) -> int:
             prog_name="imagescope",
             standalone_mode=False,
         )
+        if status == INTERRUPTED:  # typer has made a status of Ctrl-C
+            raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except UserError as error:
         Console(stderr=True).print(
@@ -291,7 +294,7 @@ def main(argv: list[str] | None = None) -> int:
         return int(error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         print("imagescope: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -64,6 +64,6 @@ def count_fallbacks(traces: Iterable[Trace]) -> dict[str, int]:
             unread = sum(a is None for row in trace.verification.answers for a in row)
             counts["verification: answers missing"] += unread
         if trace.evaluation:
-            unjudged = sum(j.text.startswith("(not judged") for j in trace.evaluation.judgements)
+            unjudged = sum(not j.judged for j in trace.evaluation.judgements)
             counts["evaluation: not judged"] += unjudged
     return {kind: n for kind, n in sorted(counts.items()) if n}

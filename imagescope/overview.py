@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from imagescope import datasets
 from imagescope.errors import UserError
 from imagescope.records import STAGES, Estimate
-from imagescope.runs import read_metrics
+from imagescope.runs import read_metrics, read_status
 
 log = logging.getLogger("imagescope")
 
@@ -23,7 +23,7 @@ def newest(runs: Path, name: str = "default") -> list[Path]:
     found = []
     for benchmark in datasets.NAMES:
         manifests = list(runs.glob(f"{benchmark}/{name}/*/manifest.json"))
-        finished = [path for path in manifests if _status(path).startswith("finished")]
+        finished = [path for path in manifests if read_status(path.parent).startswith("finished")]
         if finished:
             found.append(max(finished, key=lambda path: path.stat().st_mtime).parent)
     if not found:
@@ -56,13 +56,6 @@ def _row(folder: Path) -> list[str]:
     cells = [_cell(metrics.get(stage, {}).get(main)) for stage in STAGES]
     queries = f"{manifest['benchmark']['queries']:,}"
     return [dataset, manifest["config"]["split"], queries, main, *cells]
-
-
-def _status(path: Path) -> str:
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8")).get("status"))
-    except (OSError, ValueError, AttributeError):
-        return "unreadable"
 
 
 def _cell(found: object) -> str:

@@ -148,7 +148,8 @@ def run(config: RunConfig) -> Result:
     folder, steps = RunFolder(config), dict[str, Step]()
 
     def close(status: str) -> None:
-        folder.close(status, steps={name: asdict(step) for name, step in steps.items()})
+        counts = {name: asdict(step) for name, step in steps.items()}
+        folder.close(status, steps=counts, warnings=warnings(steps))
 
     try:
         with (

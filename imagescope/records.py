@@ -149,6 +149,11 @@ class Judgement:
     accepted: bool
     text: str
 
+    @property
+    def judged(self) -> bool:
+        """False where the evaluator gave no answer; the text then says why."""
+        return not self.text.startswith("(not judged")
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:

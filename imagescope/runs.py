@@ -101,6 +101,7 @@ class RunFolder:
             "versions": versions(),
             "git": git_commit(),
             "machine": machine(),
+            "process": {"pid": os.getpid(), "host": platform.node()},
             "seed": config.seed,
         }
         self._start = time.monotonic()
@@ -142,6 +143,37 @@ def _new_folder(parent: Path, clip: str, stamp: str) -> tuple[Path, str]:
             continue
         return parent / f"{clip}-{unique}", unique
     raise UserError(f"{parent}: a thousand runs began within this second")
+
+
+def status(manifest: Mapping[str, Any]) -> str | None:
+    """How a run ended: "finished", "finished with warnings", "failed: why", "interrupted"; or
+    "running". A run of this machine whose process is gone was interrupted, though none could say
+    so."""
+    process = manifest.get("process")
+    if manifest.get("status") == "running" and isinstance(process, Mapping):
+        here = process.get("host") == platform.node()
+        return "running" if not here or running(process.get("pid")) else "interrupted"
+    return manifest.get("status")
+
+
+def read_status(folder: Path) -> str:
+    """The status of a run's folder; "unknown" where its manifest cannot be read."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return str(status(manifest))
+    except (OSError, ValueError, AttributeError):
+        return "unknown"
+
+
+def running(pid: Any) -> bool:
+    """Whether a process with this number runs on this machine."""
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:  # somebody else's
+        return True
+    except (OSError, ValueError, TypeError, OverflowError):
+        return False
+    return True
 
 
 def as_started(manifest: Mapping[str, Any], path: str | Path) -> Path:
@@ -203,7 +235,10 @@ def iter_traces(folder: Path) -> Iterator[Trace]:
                 number += 1
                 yield _trace(json.loads(line))
     except OSError:
-        raise UserError(f"{folder}: no traces.jsonl; is this a finished run's folder?") from None
+        raise UserError(
+            f"{folder}: no traces.jsonl; is this a finished run's folder? (its status: "
+            f"{read_status(folder)})"
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}, line {number}: not a trace: {error}") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import random
 import shutil
 import signal
@@ -383,6 +384,29 @@ def test_traces_are_written_as_to_json_has_them(tmp_path: Path) -> None:
     lines = (tmp_path / "traces.jsonl").read_text().splitlines()
     assert lines == [json.dumps(to_json(trace), ensure_ascii=False) for trace in traces]
     assert json.loads(lines[1])["rankings"]["stage1"]["scores"] == [None]
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, tiny_data: Path) -> None:
+    """As a terminal does it: SIGINT to the whole process group."""
+    words = arguments(tmp_path, tiny_data, "CIRR", "--split", "val", "--engine", "transformers")
+    words.remove("--quiet")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "imagescope", *words],
+        cwd=REPO,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr
+    while "CIRR val: " not in (line := process.stderr.readline()):  # the first one of a run
+        assert line
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.stderr.read()
+    assert process.wait(timeout=60) == 130 and "Traceback" not in said
+    assert said.rstrip().endswith("imagescope: interrupted; the same command goes on from here")
+    (folder,) = tmp_path.glob("runs/*/*/*")
+    assert load(folder, "manifest.json")["status"] == "interrupted"
 
 
 @pytest.mark.slow  # twenty runs of half a minute

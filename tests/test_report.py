@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,9 @@ from PIL import EpsImagePlugin, Image
 from synthetic_run import HOSTILE, TOP_K, draw_images, make_run
 
 from imagescope.engines.decoding import thumbnail
+from imagescope.engines.role import Step
 from imagescope.errors import UserError
+from imagescope.failures import warnings
 from imagescope.report import facts, queries, write_comparison, write_report
 from imagescope.report.movement import movement
 from imagescope.report.thumbnails import SIDE, write_thumbnails
@@ -132,6 +138,35 @@ def test_a_second_report_replaces_the_first_whole(tmp_path: Path, files: dict[st
     assert not (page.parent / "report" / "detail-1.js").exists()
     left = {path.name for path in page.parent.iterdir()}
     assert left == {"index.html", "report", "traces.jsonl", "metrics.json", "manifest.json"}
+
+
+def test_what_killed_reports_left_behind_goes(tmp_path: Path, files: dict[str, Path]) -> None:
+    page = report(tmp_path / "run", files, count=10)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for name in (f".report.{ended.pid}.abc", ".report.abc", ".report.abc.old"):
+        (page.parent / name).mkdir()
+        (page.parent / name / "page.js").write_text("half")
+    beside = page.parent / f".report.{os.getpid()}.abc"  # of another thread, say
+    beside.mkdir()
+    write_report(page.parent, files)
+    assert list(page.parent.glob(".report.*")) == [beside]
+
+
+def test_the_page_says_what_the_summary_says(tmp_path: Path, files: dict[str, Path]) -> None:
+    folder = make_run(tmp_path / "run", "composed", 10, NAMES)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    step = Step(wanted=1234, asked=1234, errors=17, refused=11, unread=29, reasons=["<too long>"])
+    manifest["steps"] = {"verification": asdict(step)}
+    manifest |= {"warnings": warnings({"verification": step}), "status": "finished with warnings"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    text = write_report(folder, files).read_text(encoding="utf-8")
+    shown = "verification: 17 of 1,234 requests got no answer (11 refused): &lt;too long&gt;"
+    assert f'<p class="notice">{shown}</p>' in text
+    heads = re.findall(r'<th scope="col"[^>]*>(Asked|Unread|Refused|Errors)</th>', text)
+    cells = '<td class="num">'.join(["", "1,234</td>", "29</td>", "11</td>", "17</td>"])
+    assert heads == ["Asked", "Unread", "Refused", "Errors"] and cells in text
+    assert "finished with warnings" in text
 
 
 def test_quoted_figures_are_marked(tmp_path: Path, files: dict[str, Path]) -> None:

@@ -30,7 +30,8 @@ class Explanation:
     """Why a picture stands where it stands.
 
     first_rank: stage 1's rank, from 1.  checks: stage 2's questions; empty if it was not asked.
-    accepted, words: stage 3's decision and the evaluator's text; None and "" if it was not asked.
+    accepted, words: stage 3's decision and the evaluator's text; None and "" if it was not asked,
+        None and the reason where it gave no answer.
     """
 
     caption: str
@@ -110,5 +111,5 @@ class State:
     def judgement(self, name: str) -> tuple[bool | None, str]:
         for found in self.evaluation.judgements if self.evaluation else ():
             if found.candidate == name:
-                return found.accepted, found.text
+                return found.accepted if found.judged else None, found.text
         return None, ""

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader
 from rich.table import Table
 from rich.text import Text
 
-from imagescope.own.answers import Answer, Check, Result
+from imagescope.own.answers import Answer, Check, Explanation, Result
 
 HERE = Path(__file__).parent
 
@@ -37,16 +37,23 @@ def verdict(result: Result) -> str:
     if why.checks:
         parts.append(f"{why.passed} of {len(why.checks)} questions passed")
         parts += [f"not: {statement(c)}" for c in why.checks if not c.passed]
-    if why.accepted is not None:
-        parts.append("accepted by the evaluator" if why.accepted else "not accepted")
+    if said := decision(why):
+        parts.append(said)
     if why.first_rank != result.rank:
         parts.append(f"was {why.first_rank}")
     return "; ".join(parts) or "by similarity"
 
 
+def decision(why: Explanation) -> str:
+    """What the evaluator decided; "" where it was not asked."""
+    if why.accepted is None:
+        return "not judged" if why.words else ""
+    return "accepted by the evaluator" if why.accepted else "not accepted"
+
+
 def statement(check: Check) -> str:
     """A question with the answer it got, and the one it should have had if that is another."""
-    got = {True: "yes", False: "no", None: "unreadable"}[check.answer]
+    got = {True: "yes", False: "no", None: "no answer"}[check.answer]
     wanted = "" if check.passed else f", wanted {'yes' if check.expected else 'no'}"
     return f"{check.question} {got}{wanted}"
 
@@ -64,8 +71,8 @@ def explain(result: Result) -> list[str]:
         lines.append(f"   {'passed' if check.passed else 'failed'}: {statement(check)}{sure}")
     if not why.checks:
         lines.append("   stage 2: no question was put to it")
-    if why.accepted is not None:
-        lines.append(f"   evaluator: {'yes' if why.accepted else 'no'}: {why.words.strip()}")
+    if said := decision(why):
+        lines.append(f"   stage 3: {said}: {why.words.strip()}")
     return lines
 
 
@@ -140,7 +147,8 @@ def css() -> str:
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
     found = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
-    found.globals |= {"statement": statement, "verdict": verdict, "picture": data_uri}
+    functions = {"statement": statement, "verdict": verdict, "decision": decision}
+    found.globals |= {**functions, "picture": data_uri}
     return found
 
 

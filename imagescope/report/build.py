@@ -22,7 +22,7 @@ from imagescope.report import charts, facts, queries
 from imagescope.report.movement import movements
 from imagescope.report.queries import Images, Ranks
 from imagescope.report.thumbnails import write_thumbnails
-from imagescope.runs import as_started, iter_traces, read_metrics
+from imagescope.runs import as_started, iter_traces, read_metrics, running
 
 log = logging.getLogger("imagescope")
 HERE = Path(__file__).parent
@@ -76,6 +76,7 @@ def write_report(run_dir: Path, files: Mapping[str, Path] | None = None) -> Path
         "steps": facts.steps(manifest),
         "seconds": manifest.get("seconds"),
         "fallbacks": sorted(facts.counts(manifest.get("fallbacks"))),
+        "warnings": [str(w) for w in manifest.get("warnings") or ()],
         "missing": sorted(facts.counts(facts.part(manifest, "benchmark").get("missing"))),
         "no_thumbnail": len(missing),
         "images": len(images.names),
@@ -120,7 +121,10 @@ def render(template: str, context: Mapping[str, Any]) -> str:
 def data_folder(parent: Path) -> Iterator[Path]:
     """A new folder that takes report/'s place when it is complete."""
     try:
-        made = Path(tempfile.mkdtemp(dir=parent, prefix=f".{DATA}."))
+        for left in parent.glob(f".{DATA}.*"):  # by a process that was killed
+            if not running(left.name.split(".")[2]):
+                shutil.rmtree(left, ignore_errors=True)
+        made = Path(tempfile.mkdtemp(dir=parent, prefix=f".{DATA}.{os.getpid()}."))
     except OSError as error:
         raise UserError(f"cannot write a report into {parent}: {error.strerror}") from None
     try:

@@ -11,6 +11,7 @@ from typing import Any
 
 from imagescope.records import STAGES, Estimate
 from imagescope.report.charts import Scores
+from imagescope.runs import status
 
 ROLES = ("captioner", "reasoner", "encoder", "verifier", "evaluator")
 STEPS = {  # step -> (stage it belongs to, 0: the image database; name)
@@ -76,7 +77,7 @@ def facts(manifest: Table) -> list[tuple[str, str]]:
         "Commit": manifest.get("git"),
         "Started": _moment(manifest.get("started")),
         "Took": duration(manifest["seconds"]) if _is_number(manifest.get("seconds")) else None,
-        "Status": None if manifest.get("status") == "finished" else manifest.get("status"),
+        "Status": None if status(manifest) == "finished" else status(manifest),
         "Limit": f"first {config['limit']} queries" if config.get("limit") else None,
     }
     switches = ("subset", "shared_concept", "exclude_reference")

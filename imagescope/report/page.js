@@ -173,7 +173,7 @@ function answersTable(view, query) {
 }
 
 function answerCell(p, answer, expected) {
-  if (answer === null) return el("td", { class: "p unread", title: "the image could not be read" }, "?");
+  if (answer === null) return el("td", { class: "p unread", title: "no answer, or none that could be understood" }, "?");
   const shade = p ?? (answer ? 1 : 0), met = answer === expected;
   const cell = el("td", { class: `p ${shade > 0.6 ? "deep" : ""} ${met ? "met" : "off"}`, title: `${answer ? "yes" : "no"}, ${met ? "as expected" : "not as expected"}` },
     p === null ? (answer ? "yes" : "no") : String(Math.round(100 * p)));
