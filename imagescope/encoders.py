@@ -23,7 +23,7 @@ from imagescope.cache import Cache
 from imagescope.checkpoints import fetch, fingerprint
 from imagescope.config import EncoderConfig
 from imagescope.engines.decoding import UnreadableImage, opened
-from imagescope.engines.device import visible_gpus
+from imagescope.engines.device import threads_for, visible_gpus
 from imagescope.errors import UserError
 from imagescope.vectors import Array
 
@@ -115,10 +115,11 @@ class Encoder:
     def _timed(self) -> Iterator[None]:
         import torch
 
-        self._load()
+        towers = self._load()
         start = time.monotonic()
         try:
-            yield
+            with threads_for(towers[0].parameters):
+                yield
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"the encoder {self.config.model} ran out of a GPU's memory: give it a smaller "
@@ -205,6 +206,7 @@ class _Towers(Protocol):
     """A library's model on one device."""
 
     dimension: int
+    parameters: int  # how many the model has
 
     def on(self, device: str) -> _Towers: ...
 
@@ -235,6 +237,7 @@ class _Transformers:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         finally:
             transformers.logging.set_verbosity(verbosity)
+        self.parameters = self._model.num_parameters()
         text = self._model.config.get_text_config()
         self._length = min(config.max_length, text.max_position_embeddings)
         # SigLIP was trained on texts filled up to its full length, without a mask
@@ -279,6 +282,7 @@ class _OpenClip:
         name = f"local-dir:{folder}"
         model, _, self._transform = open_clip.create_model_and_transforms(name)
         self._model = model.to(_dtype(config)).eval()
+        self.parameters = sum(weights.numel() for weights in model.parameters())
         self._tokenizer = open_clip.get_tokenizer(name)
         self._length = min(config.max_length, model.context_length)
         self._dtype, self._device = _dtype(config), "cpu"

@@ -206,6 +206,20 @@ def test_the_same_twice_is_the_same_bytes(encoder, pictures):
     assert encoder.texts(TEXTS).tobytes() == encoder.texts(TEXTS).tobytes()
 
 
+def test_a_small_encoder_takes_one_thread(encoder, monkeypatch):
+    counts, usual, (towers,) = [], torch.get_num_threads(), encoder._load()
+    texts = towers.texts
+    monkeypatch.setattr(
+        towers, "texts", lambda x: (counts.append(torch.get_num_threads()), texts(x))[1]
+    )
+    torch.set_num_threads(3)
+    try:
+        encoder.texts(["a"])
+        assert counts == [1] and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(usual)
+
+
 def test_long_texts_are_cut_and_lone_surrogates_survive(encoder):
     long, cut = encoder.texts(["red " * 500, "red " * 20])
     np.testing.assert_allclose(long, cut, atol=1e-5)

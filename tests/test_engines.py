@@ -331,6 +331,33 @@ def test_company_does_not_change_a_text() -> None:
     assert [r.text for r in collect(single, requests[::-1])] == together[::-1]
 
 
+def test_a_small_model_takes_one_thread_and_gives_the_others_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    engine, counts, usual = Transformers(configured("reasoner")), [], torch.get_num_threads()
+    collect(engine, [Request("a", (), 1)])
+    generate = engine._model.generate
+
+    def counted(*inputs: Any, **options: Any) -> Any:
+        counts.append(torch.get_num_threads())
+        return generate(*inputs, **options)
+
+    monkeypatch.setattr(engine._model, "generate", counted)
+    torch.set_num_threads(3)
+    try:
+        collect(engine, [Request("a", (), 1)])
+        monkeypatch.setattr(device, "SMALL", 1_000)
+        collect(engine, [Request("a", (), 1)])
+        assert counts == [1, 3] and torch.get_num_threads() == 3
+        with pytest.raises(ValueError), device.threads_for(parameters=10):
+            raise ValueError
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(usual)
+
+
 def test_quantisation_needs_vllm() -> None:
     with pytest.raises(UserError, match="fp8"):
         collect(Transformers(configured("reasoner", quantization="fp8")), [Request("a")])

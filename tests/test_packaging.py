@@ -131,6 +131,26 @@ assert not heavy, heavy
         assert option in told.stdout
 
 
+@pytest.mark.parametrize(("given", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_the_command_line_lets_threads_wait_without_spinning(
+    given: str | None, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    variables = {"OMP_WAIT_POLICY": given} if given else {}
+    program = """
+import os, sys
+before = dict(os.environ)
+from imagescope import ImageScope
+assert os.environ == before, "importing the library sets nothing"
+from imagescope.cli import main
+main(["--version"])
+assert "torch" not in sys.modules, "OpenMP reads its settings when torch is imported"
+print(os.environ["OMP_WAIT_POLICY"])
+"""
+    told = call("-c", program, **variables)
+    assert told.stdout.split()[-1:] == [policy], told.stderr
+
+
 def test_the_package_is_a_command() -> None:
     assert "imagescope" in call("-m", "imagescope", "--help").stdout.lower()
 

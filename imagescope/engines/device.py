@@ -1,4 +1,4 @@
-"""What this machine computes with, found without importing torch."""
+"""What this machine computes with, found without importing torch; and with how many threads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -15,6 +17,7 @@ from typing import Any
 from imagescope.checkpoints import fingerprint, read_config, remember, user_cache
 from imagescope.config import ModelConfig
 
+SMALL = 20_000_000  # parameters
 PROBE = (
     "from vllm import LLM; from vllm.platforms import current_platform as here; "
     "raise SystemExit(not here.device_type)"
@@ -96,3 +99,23 @@ def identity(kind: str, config: ModelConfig, on_gpu: bool | None = None) -> dict
         "max_model_len": config.max_model_len,
         **chat_options(config),
     }
+
+
+@contextmanager
+def threads_for(parameters: int) -> Iterator[None]:
+    """While the block lasts, torch computes on one thread where a model has fewer than SMALL
+    parameters, else on as many as before.
+
+    Threads wait for one another after every operation. A small model's operations are short: a
+    second thread brings nothing on a quiet machine, and beside other work each waits for the
+    other's turn. The setting is the calling thread's, and that of threads it starts meanwhile.
+    """
+    import torch
+
+    usual = torch.get_num_threads()
+    if parameters < SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)

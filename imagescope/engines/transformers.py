@@ -237,7 +237,7 @@ class Transformers:
             if torch.is_floating_point(value):
                 inputs[name] = value.to(self._model.dtype)
         stop_ids, stops = self._stops(first.stop)
-        with torch.inference_mode():
+        with torch.inference_mode(), device.threads_for(self._model.num_parameters()):
             out = self._model.generate(
                 **inputs,
                 max_new_tokens=max(limits),
