@@ -1,4 +1,4 @@
-"""Stage 1: exactness, ties, candidates, exclusions, ranks, and independence of block sizes."""
+"""One pass: exactness, ties, candidates, exclusions, ranks, odd scores, blocks of any size."""
 
 from pathlib import Path
 
@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagescope.records import Query
-from imagescope.stages import retrieval
+from imagescope.search import scan as scanning
+from imagescope.search.scan import LAST, scan
+from imagescope.search.score import ROWS, Bias, Dot, Score
 from imagescope.stages.retrieval import retrieve
 from imagescope.vectors import GalleryVectors
 
@@ -110,12 +112,12 @@ def test_minus_zero_ties_with_zero():
 
 @settings(deadline=None, max_examples=30)
 @given(
-    block=st.integers(1, 40).map(lambda n: n * retrieval.ROWS),
-    chunk=st.integers(1, 60),
+    block=st.integers(1, 40).map(lambda n: n * ROWS),
+    scores=st.integers(1, 1 << 20),
     keep=st.integers(1, 700),
     seed=st.integers(0, 99),
 )
-def test_results_do_not_depend_on_blocks_chunks_or_company(block, chunk, keep, seed):
+def test_results_do_not_depend_on_blocks_or_company(block, scores, keep, seed):
     vectors = gallery(n=3000, seed=seed)
     vectors.images[1000:1100], vectors.captions[1000:1100] = vectors.images[7], vectors.captions[7]
     queries = mixed_queries(vectors, 45, seed)
@@ -123,29 +125,98 @@ def test_results_do_not_depend_on_blocks_chunks_or_company(block, chunk, keep, s
     texts[0] = vectors.images[7]
     usual = retrieve(queries, texts, vectors, tau=0.15, keep=keep)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrieval, "BLOCK", block)
-        patch.setattr(retrieval, "CHUNK", chunk)
+        patch.setattr(scanning, "BLOCK", block)
+        patch.setattr(scanning, "SCORES", scores)
         assert retrieve(queries, texts, vectors, tau=0.15, keep=keep) == usual
     alone = retrieve(queries[3:4], texts[3:4], vectors, tau=0.15, keep=keep)
     assert alone == usual[3:4]
 
 
-def test_ranks_agree_with_names_where_a_library_rounds_by_position(monkeypatch):
+class Dense(Score):
+    """Given scores, (images, queries)."""
+
+    def __init__(self, matrix):
+        self.matrix = torch.tensor(matrix, dtype=torch.float32)
+
+    def block(self, rows):
+        return self.matrix[rows].clone()
+
+
+class Skewed(Dense):
+    """Rounds otherwise where images are asked for by their numbers."""
+
+    def block(self, rows):
+        return super().block(rows) * (1 if isinstance(rows, slice) else 0.9)
+
+
+def test_ranks_agree_with_names_where_a_library_rounds_by_position():
     """Targets scored apart from their block may come out different in the last bit: the pass
     notices and ranks are taken again."""
-    vectors, fuse = gallery(n=2000, unread=0), retrieval._fuse
-    queries = [Query(str(i), "x", targets=(f"n{i * 7}",)) for i in range(50)]
-    texts = unit(np.random.default_rng(4).normal(size=(50, 32)))
-    usual = retrieve(queries, texts, vectors, tau=0.15, keep=2000)
-
-    def skewed(images, *rest):
-        fused = fuse(images, *rest)
-        return fused if len(images) == 2000 else fused * 0.9
-
-    monkeypatch.setattr(retrieval, "_fuse", skewed)
-    assert retrieve(queries, texts, vectors, tau=0.15, keep=2000) == usual
+    vectors = gallery(n=2000, unread=0)
+    queries = [Query(str(i), "x", targets=(f"n{i * 7}", f"n{i}")) for i in range(50)]
+    matrix = np.random.default_rng(4).normal(size=(2000, 50))
+    usual = scan(Dense(matrix), queries, vectors, keep=2000)
+    assert scan(Skewed(matrix), queries, vectors, keep=2000) == usual
     for query, ranking in zip(queries, usual, strict=True):
-        assert ranking.names[ranking.ranks[query.targets[0]]] == query.targets[0]
+        assert {t: ranking.names.index(t) for t in query.targets} == ranking.ranks
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), keep=st.integers(1, 40), step=st.integers(1, 3))
+def test_many_ties_and_odd_numbers_stand_where_the_definition_says(data, keep, step):
+    """A few values only, NaN and infinities among them: a stable sort is the definition."""
+    values = st.sampled_from([0.0, -0.0, 1.0, -2.5, np.nan, np.inf, -np.inf])
+    count = data.draw(st.integers(1, 400))
+    column = data.draw(st.lists(values, min_size=count, max_size=count))
+    matrix = np.array([column, column[::-1]], np.float32).T
+    vectors = gallery(n=count, unread=0.2)
+    queries = [Query("a", "x", targets=vectors.names), Query("b", "x", exclude=("n0", "n7"))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scanning, "BLOCK", step * ROWS)
+        rankings = scan(Dense(matrix), queries, vectors, keep)
+    for query, scores, ranking in zip(queries, matrix.T, rankings, strict=True):
+        scores = np.where(np.isfinite(scores), scores, LAST)
+        pool = [i for i, n in enumerate(vectors.names) if vectors.ok[i] and n not in query.exclude]
+        order = sorted(pool, key=lambda i: -scores[i])
+        assert ranking.names == tuple(vectors.names[i] for i in order[:keep])
+        assert ranking.scores == tuple(scores[i] for i in order[:keep])
+        expected = {vectors.names[i]: rank for rank, i in enumerate(order)}
+        assert ranking.ranks == (expected if query.targets else {})
+
+
+def test_odd_scores_are_counted_where_they_would_be_ranked(caplog):
+    matrix = np.zeros((4, 2))
+    matrix[1], matrix[2, 0], matrix[3, 1] = np.nan, np.inf, -np.inf
+    vectors = gallery(n=4, unread=0)
+    queries = [Query("a", "x"), Query("b", "x", exclude=("n3",))]
+    first, second = scan(Dense(matrix), queries, vectors, keep=4)
+    assert first.names == ("n0", "n3", "n1", "n2") and first.scores == (0, 0, LAST, LAST)
+    assert second.names == ("n0", "n2", "n1") and (first.pool, second.pool) == (4, 3)
+    assert [r.message for r in caplog.records] == [
+        "3 scores are not finite numbers: those images stand last"
+    ]
+    caplog.clear()
+    vectors.ok[1] = False  # an image that is not ranked is not counted, either
+    scan(Dense(matrix[:, 1:]), [Query("b", "x", exclude=("n3",))], vectors, keep=4)
+    assert not caplog.records
+
+
+def test_a_pass_holds_no_more_than_the_best(monkeypatch):
+    """A query whose scores are all the same keeps a block's ties, not the gallery's."""
+    most = []
+    raise_floor = scanning._Pass._raise_floor
+
+    def counted(self):
+        most.append(sum(len(rows) for _, rows, _ in self._best))
+        raise_floor(self)
+
+    monkeypatch.setattr(scanning._Pass, "_raise_floor", counted)
+    vectors = gallery(n=50_000, d=16, unread=0)
+    texts = np.zeros((4, 16), np.float32)
+    texts[0] = 1
+    rankings = retrieve([Query(str(i), "x") for i in range(4)], texts, vectors, tau=0.1, keep=20)
+    assert rankings[1].names == tuple(f"n{i}" for i in range(20))
+    assert most and max(most) < 4 * scanning.BLOCK
 
 
 def test_empty_pools_and_unknown_names():
@@ -168,8 +239,15 @@ def test_empty_pools_and_unknown_names():
 
 def test_shapes_that_do_not_fit_are_refused():
     vectors = gallery(n=20)
-    with pytest.raises(ValueError, match="2 queries"):
-        retrieve([Query("a", "x")] * 2, np.zeros((2, 31), np.float32), vectors, tau=0, keep=1)
+    queries = [Query("a", "x")] * 2
+    with pytest.raises(ValueError, match=r"\(2, 31\) do not fit a view \(20, 32\)"):
+        retrieve(queries, np.zeros((2, 31), np.float32), vectors, tau=0, keep=1)
+    with pytest.raises(ValueError, match="2 queries, but scores of 3"):
+        retrieve(queries, np.zeros((3, 32), np.float32), vectors, tau=0, keep=1)
+    with pytest.raises(ValueError, match="images 0 to 20, but scores"):
+        scan(Dot(np.zeros((2, 4), np.float32), np.zeros((19, 4), np.float32)), queries, vectors, 1)
+    with pytest.raises(ValueError, match="images 0 to 20, but scores"):
+        scan(Bias(queries=np.zeros(2)), queries, vectors, 1)
 
 
 def test_reads_memory_mapped_arrays_and_leaves_them_alone(tmp_path: Path, recwarn):

@@ -1,0 +1,1 @@
+"""Scores of images, one exact pass that ranks by them, and rankings made of rankings."""

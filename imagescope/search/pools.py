@@ -1,0 +1,90 @@
+"""Which images a query ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from imagescope.records import Query
+from imagescope.vectors import Array
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Images(Protocol):
+    """What is ranked, in the order that breaks ties; `ok` (n,) says which could be read."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def ok(self) -> Array: ...
+    @property
+    def index(self) -> Mapping[str, int]: ...
+
+
+class Pools:
+    """Which images each query ranks, and which of its targets are among them.
+
+    sizes: images in each pool.  targets: name -> row of those in the pool, for each query.
+    places: int64 (lines, queries), the targets' rows; -1 where a query has fewer.
+    """
+
+    def __init__(self, queries: Sequence[Query], images: Images):
+        self._ok, index = np.asarray(images.ok), images.index
+        readable = int(np.count_nonzero(self._ok))
+        excluded: list[tuple[int, int]] = []  # (row, column)
+        candidates: list[tuple[int, int]] = []  # (row, column), of the columns in `limited`
+        self._limited: list[int] = []
+        self.sizes: list[int] = []
+        self.targets: list[dict[str, int]] = []
+        for column, query in enumerate(queries):
+            apart = {index[name] for name in query.exclude if name in index}
+            apart = {row for row in apart if self._ok[row]}
+            pool: set[int] | None = None
+            if query.candidates is None:
+                excluded += [(row, column) for row in apart]
+                self.sizes.append(readable - len(apart))
+            else:
+                pool = {index[name] for name in query.candidates if name in index} - apart
+                pool = {row for row in pool if self._ok[row]}
+                candidates += [(row, column) for row in pool]
+                self._limited.append(column)
+                self.sizes.append(len(pool))
+            named = {target: index[target] for target in query.targets or () if target in index}
+            self.targets.append(
+                {
+                    target: row
+                    for target, row in named.items()
+                    if self._ok[row] and row not in apart and (pool is None or row in pool)
+                }
+            )
+        self._excluded = np.array(sorted(excluded), np.int64).reshape(-1, 2)
+        self._candidates = np.array(sorted(candidates), np.int64).reshape(-1, 2)
+        lines = max(len(targets) for targets in self.targets)
+        self.places = np.full((lines, len(queries)), -1, np.int64)
+        for column, targets in enumerate(self.targets):
+            self.places[: len(targets), column] = list(targets.values())
+
+    def hide(self, scores: Tensor, start: int) -> None:
+        """Sets to minus infinity what is not in the pool. `start`: the gallery's row of the block's
+        first."""
+        import torch
+
+        stop = start + len(scores)
+        if self._limited:
+            places = _within(self._candidates, start, stop)
+            values = scores[places]
+            scores[:, self._limited] = -torch.inf
+            scores[places] = values
+        scores[_within(self._excluded, start, stop)] = -torch.inf
+        if not self._ok[start:stop].all():
+            scores[torch.from_numpy(~self._ok[start:stop]).to(scores.device)] = -torch.inf
+
+
+def _within(pairs: Array, start: int, stop: int) -> tuple[Array, Array]:
+    """Those (row, column) pairs, sorted by row, whose row is in a block, counted from its start."""
+    low, high = np.searchsorted(pairs[:, 0], (start, stop))
+    return pairs[low:high, 0] - start, pairs[low:high, 1]
