@@ -31,13 +31,14 @@ from imagescope.engines.base import Picture, Request
 from imagescope.engines.images import UnreadableImage, load_picture
 from imagescope.engines.role import Role
 from imagescope.errors import UserError
-from imagescope.files import replacing, write_json
+from imagescope.files import parse_json, replacing, write_json
 from imagescope.hashing import digest
 from imagescope.records import Gallery
+from imagescope.vector_store import VectorStore
 from imagescope.vectors import (
+    FORMAT,
     Array,
     GalleryVectors,
-    VectorStore,
     read_manifest,
 )
 
@@ -112,7 +113,7 @@ class ImageDB:
         self._captioner = f"{_slug(captioner.config.model)}-{digest(made_by)[:8]}"
         folder = self.folder / "captions" / self._captioner
         manifest = {} if self._cache.bundle else read_manifest(folder, made_by)
-        read = _read_captions(folder / "captions.jsonl") if manifest else {}
+        read = _read_captions(folder / "captions.jsonl", manifest) if manifest else {}
         known = {sha: caption for sha, caption in read.items() if caption}  # others are asked again
         unreadable: dict[str, str] = dict(manifest.get("unreadable", {}))  # sha256 -> why
         skipped = {
@@ -296,10 +297,13 @@ def _worded(caption: str) -> str:
     return f"caption:{_key(caption)}"
 
 
-def _read_captions(path: Path) -> dict[str, str]:
+def _read_captions(path: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
     """sha256 of an image -> its caption; {} where the file is missing or damaged."""
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        text = path.read_bytes()
+        if manifest.get("sha256", content := hashlib.sha256(text).hexdigest()) != content:
+            raise ValueError("not what was written")
+        rows = [parse_json(line) for line in text.split(b"\n") if line]
         return {str(row["sha256"]): str(row["caption"]) for row in rows}
     except FileNotFoundError:
         return {}
@@ -321,7 +325,9 @@ def _write_captions(
     ]
     text = "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
     manifest = {
+        "format": FORMAT,
         "made_by": made_by,
+        "sha256": hashlib.sha256(text).hexdigest(),
         "prompt_sha256": hashlib.sha256(made_by["prompt"].encode()).hexdigest(),
         "count": len(rows),
         "captioned": sum(bool(caption) for _, caption in rows.values()),

@@ -23,7 +23,7 @@ from imagescope.engines.role import Role
 from imagescope.errors import UserError
 from imagescope.image_db import ImageDB
 from imagescope.records import Gallery
-from imagescope.vectors import VectorStore
+from imagescope.vector_store import VectorStore
 
 PROMPT = "Describe the picture."
 
@@ -232,8 +232,8 @@ def test_a_database_made_by_something_else_is_not_used(tmp_path, photos, kind):
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=f"made by something else: {role} is .*an impostor"):
         Built(tmp_path, gallery(photos))
-    (folder / "manifest.json").write_text("{ damaged")
-    with pytest.raises(UserError, match="damaged"):
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(UserError, match="newer version"):
         Built(tmp_path, gallery(photos))
 
 
@@ -307,6 +307,137 @@ def test_damaged_files_are_made_again(tmp_path, photos, pattern, caplog):
     again = Built(tmp_path, gallery(photos))
     assert "damaged, made again" in caplog.text and len(again.encoder.asked) == 16
     np.testing.assert_array_equal(again.vectors.images, expected)
+
+
+def exchanged(array: np.ndarray) -> np.ndarray:
+    return array[::-1]
+
+
+def another_width(array: np.ndarray) -> np.ndarray:
+    return np.eye(len(array), dtype=np.float32)[:, :5] + np.eye(len(array), 5, -5, np.float32)
+
+
+def not_a_number(array: np.ndarray) -> np.ndarray:
+    return np.where(np.arange(len(array))[:, None] == 3, np.float32("nan"), array)
+
+
+def scaled(array: np.ndarray) -> np.ndarray:
+    return array * np.float32(1.01)
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("change", [exchanged, another_width, not_a_number, scaled])
+def test_vectors_that_changed_are_made_again(tmp_path, photos, caplog, change, old):
+    """old: made before manifests had a checksum; what does not show there is not asked of it."""
+    built = Built(tmp_path, gallery(photos))
+    expected = np.array(built.vectors.images)
+    for path in built.db.folder.rglob("vectors-*.npy"):
+        np.save(path, change(np.load(path)))
+        if old:
+            manifest = json.loads((path.parent / "manifest.json").read_text())
+            del manifest["sha256"], manifest["format"]
+            (path.parent / "manifest.json").write_text(json.dumps(manifest))
+    again = Built(tmp_path, gallery(photos))
+    if old and change is exchanged:
+        assert not again.encoder.asked
+        return
+    assert "damaged, made again" in caplog.text and len(again.encoder.asked) == 16
+    np.testing.assert_array_equal(again.vectors.images, expected)
+
+
+def test_a_manifest_of_old_gets_its_checksum(tmp_path, photos):
+    built = Built(tmp_path, gallery(photos))
+    for path in built.db.folder.rglob("manifest.json"):
+        expected = path.read_text()
+        manifest = json.loads(expected)
+        del manifest["sha256"], manifest["format"]
+        path.write_text(json.dumps(manifest | {"of a later version": 1}))
+        again = Built(tmp_path, gallery(photos))
+        assert not again.encoder.asked and not again.captioner.asked
+        assert json.loads(path.read_text())["sha256"] == json.loads(expected)["sha256"]
+
+
+HEADER = b"\x93NUMPY\x01\x00"
+DAMAGE = [
+    *[("vectors-*.npy", content) for content in (
+        b"", b"PK\x03\x04", HEADER, HEADER + b"\xff\xff" + b"[" * 65535, HEADER + b"\x02\x00{}",
+        HEADER + b"\x40\x00{'descr': '|O', 'fortran_order': False, 'shape': (8,), }    \n",
+        HEADER + b"\x40\x00{'descr': '<f4', 'fortran_order': False, 'shape': (-8, 8), }\n",
+    )],
+    *[("rows-*.json", content) for content in (
+        b"", b"5", b"null", b"{}", b"[1, 2]", b'[["a"], ["b"]]', b"[" * 100_000, b"\xff\xfe",
+    )],
+    *[("manifest.json", content) for content in (
+        b"", b"5", b"[]", b"{}", b'{"made_by": 5}', b'{"made_by": {}, "rows": ["x"]}',
+        b'{"made_by": {}, "unreadable": [1]}', b"{ damaged", b"[" * 100_000,
+    )],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("pattern", "content"), DAMAGE)
+def test_odd_content_is_made_again(tmp_path, photos, caplog, pattern, content):
+    built = Built(tmp_path, gallery(photos))
+    expected = np.array(built.vectors.images)
+    for path in built.db.folder.rglob(pattern):
+        path.write_bytes(content)
+    again = Built(tmp_path, gallery(photos))
+    assert "damaged, made again" in caplog.text and len(again.encoder.asked) == 16
+    np.testing.assert_array_equal(again.vectors.images, expected)
+    assert again.captions == built.captions and not again.captioner.asked
+    assert not Built(tmp_path, gallery(photos)).encoder.asked
+
+
+def test_rows_have_no_path(tmp_path, photos):
+    [folder] = (Built(tmp_path, gallery(photos)).db.folder / "images").iterdir()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"rows": f"../{folder.name}/x"}))
+    assert len(Built(tmp_path, gallery(photos)).encoder.asked) == 8
+
+
+@pytest.mark.parametrize("change", [
+    lambda lines: [line.replace('"picture ', '"a picture ') for line in lines],
+    lambda lines: ["5"], lambda lines: ["[" * 100_000], lambda lines: ['{"sha256": 1}'],
+])  # fmt: skip
+def test_captions_that_changed_are_made_again(tmp_path, photos, caplog, change):
+    built = Built(tmp_path, gallery(photos))
+    [path] = built.db.folder.rglob("captions.jsonl")
+    path.write_text("\n".join(change(path.read_text().splitlines())))
+    again = Built(tmp_path, gallery(photos), cache="new.sqlite")
+    assert "damaged, made again" in caplog.text and len(again.captioner.asked) == 8
+    assert again.captions == built.captions
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_one_chunk_leaves_no_part_behind(tmp_path, photos, count):
+    built = Built(tmp_path, gallery(photos, [f"{n}.png" for n in range(count)]))
+    assert not list(built.db.folder.rglob("part-*"))
+
+
+def test_a_model_whose_vectors_are_no_units_is_named(tmp_path, photos, monkeypatch):
+    monkeypatch.setattr(ContentEncoder, "images", lambda self, paths: (
+        np.full((len(paths), 8), np.nan, np.float32), np.ones(len(paths), bool)
+    ))  # fmt: skip
+    with pytest.raises(UserError, match=r"encoder-\w+: 3 vectors are not finite"):
+        Built(tmp_path, gallery(photos))
+
+
+def test_parts_of_another_width_are_made_again(tmp_path, caplog):
+    """Nothing says which is right but the model itself."""
+
+    def embedding(width):
+        def embed(keys):
+            asked.extend(keys)
+            return np.eye(len(keys), width, dtype=np.float32), {}
+
+        return embed  # fmt: skip
+
+    asked: list[str] = []
+    relative, folder = tmp_path / "relative", tmp_path / "s"
+    VectorStore(relative, {"encoder": 1}).rows(["a", "b"], embedding(5), 2, "test")
+    store = VectorStore(folder, {"encoder": 1}, [relative])
+    rows, _, computed = store.rows(["a", "b", "c"], embedding(4), 2, "test")
+    assert asked == ["a", "b", "c", "a", "b"] and computed == 3
+    assert rows.shape == (3, 4) and "not of length 4" in caplog.text
 
 
 def in_child(tmp_path, photos, pause):
@@ -390,10 +521,10 @@ def test_two_runs_find_different_broken_files(tmp_path, photos):
         if keys == ["a"]:
             return np.zeros((1, 4), np.float32), {"a": "broken"}
         (tmp_path / "s" / "manifest.json").write_text('{"made_by": {"encoder": 1}}')
-        return np.ones((1, 4), np.float32), {}
+        return np.array([[0, 1, 0, 0]], np.float32), {}
 
     rows, ok, _ = store.rows(["a", "b"], embed, 1, "test")
-    assert ok.tolist() == [False, True] and rows[1].tolist() == [1, 1, 1, 1]
+    assert ok.tolist() == [False, True] and rows[1].tolist() == [0, 1, 0, 0]
 
 
 def test_captions_known_to_the_gallery_alone_are_bundled(tmp_path, photos):
