@@ -6,7 +6,6 @@ A checkpoint is a local folder (from the working folder, else from the repositor
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import struct
@@ -17,14 +16,17 @@ from typing import Any
 
 from imagescope.config import PACKAGE
 from imagescope.errors import UserError
-from imagescope.files import write_json
+from imagescope.files import parse_json, write_json
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 CONFIGS = ("config.json", "open_clip_config.json")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
+WEIGHTS = "*.safetensors"
+# weights that can run code when they are opened: never opened, and not downloaded either
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # what a download need not bring: other frameworks' copies of the weights
 FOREIGN = ["*.h5", "*.msgpack", "*.onnx", "*.gguf", "*.ot", "original/*", "onnx/*", "*.tflite"]
+HEADER = 100 << 20  # bytes; safetensors' own limit
 LARGE = 64 << 20  # bytes; hashes of larger files are remembered between runs
 
 
@@ -100,7 +102,7 @@ def _hash_file(folder: Path) -> Path:
 
 def _remembered(folder: Path) -> dict[str, list[Any]]:
     try:
-        found = json.loads(_hash_file(folder).read_text())
+        found = parse_json(_hash_file(folder).read_bytes())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -121,15 +123,16 @@ def problems(folder: Path) -> list[str]:
     if not any((folder / name).is_file() for name in TOKENIZERS):
         found.append("no tokenizer (tokenizer.json or tokenizer.model)")
     shards: set[str] = set()
-    for index in folder.glob("*.index.json"):
+    for index in folder.glob(f"{WEIGHTS}.index.json"):
         try:
-            shards |= set(json.loads(index.read_text())["weight_map"].values())
+            shards |= {str(name) for name in parse_json(index.read_bytes())["weight_map"].values()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             found.append(f"{index.name} is damaged")
-    weights = {path.name for pattern in WEIGHTS for path in folder.glob(pattern)}
+    weights = {path.name for path in folder.glob(WEIGHTS)}
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     found += [f"no {name}, which the index names" for name in sorted(shards - weights)]
     if not weights and not shards:
-        found.append("no weights (*.safetensors)")
+        found.append(f"no weights ({WEIGHTS}{_PICKLED.format(pickles[0]) if pickles else ''})")
     for name in sorted(weights):
         if name.endswith(".safetensors") and (why := _damage(folder / name)):
             found.append(f"{name} {why}")
@@ -145,11 +148,17 @@ def _damage(path: Path) -> str:
             return "is only a Git LFS pointer (git lfs pull)"
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         try:
-            header = json.loads(file.read(length) if length < size else b"")
-            ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+            header = parse_json(file.read(length) if length < min(size, HEADER) else b"")
+            ends = [int(v["data_offsets"][1]) for k, v in header.items() if k != "__metadata__"]
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             return "is truncated or no safetensors file"
     return "" if 8 + length + max(ends, default=0) == size else "is truncated"
+
+
+_PICKLED = (
+    "; {} is a pickle, which can run code when it is opened, so it is not: take a revision that "
+    "has safetensors, or convert it, https://huggingface.co/spaces/safetensors/convert"
+)
 
 
 def _incomplete(where: str, found: list[str]) -> str:
@@ -160,24 +169,53 @@ def _incomplete(where: str, found: list[str]) -> str:
     )
 
 
-def fetch(model: str, revision: str | None = None) -> str:
+def fetch(model: str, revision: str | None = None, trusted: bool = False) -> str:
     """The folder from which a checkpoint is loaded; downloads what the hub's cache lacks.
 
-    Raises UserError where it cannot be had, naming the command that brings it.
+    trusted: the code in the folder will run. Raises UserError where it names code that lies
+        elsewhere, which no revision of this checkpoint pins, and where the checkpoint cannot be
+        had, naming the command that brings it.
     """
-    source = locate(model)
+    folder = _fetch(locate(model), revision)
+    if trusted and (names := _code_elsewhere(Path(folder))):
+        raise UserError(
+            f"{model}: its code lies in another repository ({', '.join(names)}), in a version that "
+            "can change any time. Copy the code into a folder of your own with the checkpoint, "
+            "and name it without the repository in its *.json (auto_map)."
+        )
+    return folder
+
+
+def _code_elsewhere(folder: Path) -> list[str]:
+    """Classes that a checkpoint's files take from other repositories: OWNER/NAME--module.Class."""
+    names = []
+    for path in folder.glob("*config.json"):
+        with suppress(OSError, ValueError):
+            content = parse_json(path.read_bytes())
+            entries = content.get("auto_map") if isinstance(content, dict) else None
+            for value in entries.values() if isinstance(entries, dict) else [entries]:
+                names += [str(v) for v in (value if isinstance(value, list) else [value])]
+    return sorted({name for name in names if "--" in name})
+
+
+def _fetch(source: str, revision: str | None) -> str:
     if Path(source).is_dir():
         return source
     folder = _snapshot(source, revision)
     if problems(folder):
         from huggingface_hub import snapshot_download
 
+        ignored = [*FOREIGN, *PICKLES]
         try:
-            folder = Path(snapshot_download(source, revision=folder.name, ignore_patterns=FOREIGN))
+            folder = Path(snapshot_download(source, revision=folder.name, ignore_patterns=ignored))
         except Exception as error:
             raise _unavailable(source, error) from None
         if found := problems(folder):
-            raise UserError(f"{source}: the download is incomplete: {'; '.join(found)}.")
+            raise UserError(
+                f"{source}: the download is incomplete: {'; '.join(found)}. (Weights that are only "
+                f"pickles, {', '.join(PICKLES)}, can run code when they are opened and are not "
+                "fetched: take a revision that has safetensors.)"
+            )
     return str(folder)
 
 
@@ -186,7 +224,7 @@ def read_config(model: str, revision: str | None = None) -> dict[str, Any]:
     source = locate(model)
     folder = Path(source) if Path(source).is_dir() else _snapshot(source, revision)
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = parse_json((folder / "config.json").read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from None
     if not isinstance(found, dict):

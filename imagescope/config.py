@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +18,9 @@ ROLES = ("captioner", "reasoner", "verifier", "evaluator")
 EngineName = Literal["auto", "transformers", "vllm", "openai"]
 Stage = Literal["s1", "s2", "s3"]
 Reading = Literal["tolerant", "paper"]
+COMMIT = re.compile(r"[0-9a-f]{40}")
+LONGEST_YAML = 64 << 10  # bytes; the parser takes a second for so many
+MOST_VALUES = 10_000  # of a YAML file, with its aliases written out
 # protocol -> the options it presets (what the authors' pipeline does, and what the
 # benchmarks' own authors define)
 PROTOCOLS: dict[str, dict[str, Any]] = {
@@ -71,6 +76,25 @@ class ModelConfig(_Model):
         if self.template is not None and self.chat_template_options:
             raise ValueError(
                 "chat_template_options are for the checkpoint's chat template: leave `template` out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pinned(self) -> ModelConfig:
+        """A checkpoint's own code runs only where nobody can change it meanwhile."""
+        if not self.trust_remote_code:
+            return self
+        folder = any(path.is_dir() for path in (Path(self.model), PACKAGE.parent / self.model))
+        if folder and self.revision:
+            raise ValueError(
+                f"a folder {self.model} would run in place of the hub's revision: name the folder "
+                f"./{self.model} and leave revision out, or work where there is no such folder"
+            )
+        if not folder and not COMMIT.fullmatch(self.revision or ""):
+            raise ValueError(
+                f"trust_remote_code runs the code that {self.model} brings: pin what you have read "
+                "of it, `revision: COMMIT` with a commit's 40 digits "
+                f"(https://huggingface.co/{self.model}/commits/main)"
             )
         return self
 
@@ -181,45 +205,76 @@ def config_path(name: str | Path, folder: str = "") -> Path:
         tries += [root / folder / inside, root / folder / inside.with_suffix(".yaml")]
     tries.append(name)  # a bare folder or file of the user's, where nothing packaged has the name
     for path in tries:
-        if path.exists():
+        if os.path.exists(path):
             return path
     known = sorted(p.stem for r in roots if (r / folder).is_dir() for p in (r / folder).iterdir())
     raise UserError(f"no such config: {name} (packaged here: {', '.join(dict.fromkeys(known))})")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping, or a UserError that names file and line."""
+    """A YAML mapping, or a UserError that names file and line. The file may be anybody's: it is
+    read as plain values, and no alias makes more of them than a file of this size can need."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+        with path.open("rb") as file:
+            content = file.read(LONGEST_YAML + 1)
+        if len(content) > LONGEST_YAML:
+            raise UserError(f"{path}: longer than {LONGEST_YAML >> 10} KiB: not a configuration")
+        loader = yaml.SafeLoader(content.decode())
+        node = loader.get_single_node()
+        if node and _values(node, {}) > MOST_VALUES:
+            raise UserError(f"{path}: more than {MOST_VALUES} values with aliases written out")
+        data = loader.construct_document(node) if node else None
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise UserError(f"{path}: not valid YAML: nested too deep") from None
+    except Exception as error:  # a value that its tag does not fit (!!int x) is of many kinds
+        raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected options (name: value), got {type(data).__name__}")
     return data
 
 
+def _values(node: yaml.Node, counts: dict[int, float]) -> float:
+    """How many values a node stands for, each alias counted in full; a node within itself: inf."""
+    if id(node) not in counts:
+        counts[id(node)] = float("inf")
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        inner = [child for part in parts for child in (part if isinstance(part, tuple) else [part])]
+        counts[id(node)] = 1 + sum(_values(child, counts) for child in inner)
+    return counts[id(node)]
+
+
 def _explain(error: ValidationError, where: str) -> UserError:
     lines = [
         f"  {'.'.join(str(p) for p in e['loc']) or '(whole)'}: {e['msg']}"
-        + (f" (got {e['input']!r})" if e["type"] not in ("missing", "extra_forbidden") else "")
-        for e in error.errors()
+        + (f" (got {e['input']!r:.100})" if _telling(e) else "")
+        for e in error.errors()[:20]
     ]
     return UserError(f"{where} is not a valid configuration:\n" + "\n".join(lines))
+
+
+def _telling(error: Any) -> bool:
+    """Whether an error's input says more than its message: it is there, and not a whole role."""
+    unknown = error["type"] in ("missing", "extra_forbidden")
+    return not unknown and not isinstance(error["input"], dict)
 
 
 def load_models(name: str | Path, checkpoints: Mapping[str, str] | None = None) -> ModelSet:
     """The set configs/models/<name>.yaml (or a file), with single roles' checkpoints replaced.
 
     `checkpoints` maps a role (captioner, reasoner, verifier, evaluator, encoder) to a model id or
-    folder.
+    folder. Revision and trust belong to the checkpoint that is replaced and go with it.
     """
     path = config_path(name, "models")
     data = read_yaml(path)
     for role, model in (checkpoints or {}).items():
-        if isinstance(data.get(role), dict):
-            data[role] = {**data[role], "model": model, "revision": None}
+        config = data.get(role)
+        if isinstance(config, dict) and config.get("model") != model:
+            kept = {k: v for k, v in config.items() if k not in ("revision", "trust_remote_code")}
+            data[role] = {**kept, "model": model}
     try:
         return ModelSet.model_validate(data)
     except ValidationError as error:

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -228,7 +229,8 @@ class _Transformers:
         transformers.logging.disable_progress_bar()
         try:
             dtype = _dtype(config)
-            self._model = transformers.AutoModel.from_pretrained(folder, dtype=dtype).eval()
+            load = transformers.AutoModel.from_pretrained
+            self._model = load(folder, dtype=dtype, use_safetensors=True).eval()
             if not hasattr(self._model, "get_image_features"):
                 raise ValueError(f"{type(self._model).__name__} has no image and text towers")
             # PIL's, also where torchvision is: the two resize differently, and vectors must not
@@ -280,7 +282,13 @@ class _OpenClip:
         import torch
 
         name = f"local-dir:{folder}"
-        model, _, self._transform = open_clip.create_model_and_transforms(name)
+        files = sorted(Path(folder).glob("*.safetensors"))
+        own = [file for file in files if file.name.startswith("open_clip")]
+        # loaded here: open_clip itself would open its own pickle before others' safetensors
+        model, _, self._transform = open_clip.create_model_and_transforms(
+            name, load_weights=False, pretrained_text=False
+        )
+        open_clip.load_checkpoint(model, str((own or files)[0]))
         self._model = model.to(_dtype(config)).eval()
         self.parameters = sum(weights.numel() for weights in model.parameters())
         self._tokenizer = open_clip.get_tokenizer(name)

@@ -223,7 +223,7 @@ def memory(config: ModelConfig) -> str:
         folder = Path(locate(config.model))
     except UserError:
         return "weights not here yet"
-    files = [f for kind in ("*.safetensors", "*.bin") for f in folder.glob(kind)]
+    files = list(folder.glob("*.safetensors"))
     if not files:
         return "weights not here yet"
     size = sum(f.stat().st_size for f in files) / 1e9

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from imagescope import checkpoints
 from imagescope.checkpoints import fetch, fingerprint, locate, problems, read_config
+from imagescope.config import EncoderConfig
 from imagescope.errors import UserError
 
 
@@ -80,6 +83,89 @@ def test_what_a_half_downloaded_folder_lacks(whole: Path) -> None:
     (whole / "tokenizer.json").unlink()
     (whole / "config.json").unlink()
     assert [p.split()[1] for p in problems(whole)[:2]] == ["config.json", "tokenizer"]
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "a.ckpt", "a.pkl"])
+def test_pickled_weights_are_no_weights(whole: Path, name: str) -> None:
+    (whole / name).write_bytes(b"beside safetensors a pickle is left alone")
+    (whole / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "gone.bin"}}')
+    assert problems(whole) == []
+    (whole / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=rf"{name} is a pickle.*take a revision.*or convert"):
+        locate(str(whole))
+
+
+class Hostile:
+    """What runs when it is unpickled."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.write_text, (self.file, "ran")
+
+
+@pytest.mark.parametrize("library", ["transformers", "open_clip"])
+def test_no_loader_opens_a_pickle(library: Any, tmp_path: Path) -> None:
+    """Alone it is refused; beside safetensors, under the name that a library prefers, it is not
+    looked at."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    from imagescope.encoders import Encoder
+
+    folder, ran = tmp_path / "model", tmp_path / "ran"
+    if library == "transformers":
+        shutil.copytree(Path(__file__).parents[1] / "data/tiny/models/encoder", folder)
+    else:
+        config = {"embed_dim": 8, "vision_cfg": {"image_size": 32, "layers": 1, "width": 64,
+                  "patch_size": 16}, "text_cfg": {"context_length": 8, "vocab_size": 49408,
+                  "width": 64, "heads": 1, "layers": 1}}  # fmt: skip
+        folder.mkdir()
+        content = {"model_cfg": config, "preprocess_cfg": {}}
+        (folder / "open_clip_config.json").write_text(json.dumps(content))
+        (folder / "tokenizer.json").write_text("{}")
+        save_file(open_clip.CLIP(**config).state_dict(), folder / "model.safetensors")
+    for name in ("pytorch_model.bin", "open_clip_pytorch_model.bin", "model.pt"):
+        (folder / name).write_bytes(pickle.dumps(Hostile(ran)))
+    encoder = Encoder(EncoderConfig(model=str(folder), library=library))
+    assert encoder.texts(["a dog"]).shape == (1, encoder.dimension)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="is a pickle"):
+        Encoder(EncoderConfig(model=str(folder), library=library)).texts(["a dog"])
+    (folder / "pytorch_model.bin").rename(folder / "model.safetensors")
+    with pytest.raises(UserError, match="no safetensors file"):
+        Encoder(EncoderConfig(model=str(folder), library=library)).texts(["a dog"])
+    assert not ran.exists()
+
+
+def test_files_of_a_checkpoint_that_want_to_break_the_reader(whole: Path) -> None:
+    deep = b"[" * 100_000
+    (whole / "model.safetensors.index.json").write_bytes(deep)
+    assert problems(whole) == ["model.safetensors.index.json is damaged"]
+    (whole / "model.safetensors.index.json").write_text('{"weight_map": {"a": 1, "b": "x"}}')
+    assert problems(whole) == ["no 1, which the index names", "no x, which the index names"]
+    (whole / "model.safetensors.index.json").unlink()
+    headers = [b'{"w": {"data_offsets": [0, "8"]}, "v": {"data_offsets": [0, []]}}', b"[]", deep]
+    for header in headers:
+        weights = struct.pack("<Q", len(header)) + header + bytes(8)
+        (whole / "model.safetensors").write_bytes(weights)
+        assert "model.safetensors is truncated or no safetensors file" in problems(whole)
+    (whole / "config.json").write_bytes(deep)
+    (whole / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    with pytest.raises(UserError, match=r"config.json: nested too deep"):
+        read_config(str(whole))
+
+
+def test_trusted_code_does_not_come_from_elsewhere(whole: Path) -> None:
+    described = {"auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"}}
+    (whole / "config.json").write_text(json.dumps(described))
+    assert fetch(str(whole), trusted=True) == str(whole)
+    pair = {"auto_map": {"AutoTokenizer": ["other/code--tokens.Slow", None]}}
+    (whole / "tokenizer_config.json").write_text(json.dumps(pair))
+    assert fetch(str(whole)) == str(whole)
+    with pytest.raises(UserError, match=r"its code lies in another repository .other/code--tokens"):
+        fetch(str(whole), trusted=True)
 
 
 def test_the_fingerprint_is_the_content(whole: Path, tmp_path: Path) -> None:

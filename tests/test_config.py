@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
+from pydantic import ValidationError
 
 from imagescope.cli import normalise
-from imagescope.config import config_path, load_models, load_run
+from imagescope.config import ModelConfig, config_path, load_models, load_run
 from imagescope.errors import UserError
 
 DATASETS = [
@@ -71,6 +73,49 @@ def test_what_a_role_may_ask_of_a_thinking_model(tmp_path: Path) -> None:
         load_models(path)
 
 
+PIN = "6fb9ad6924f69424e57fab2ab061d707688f0296"
+
+
+def test_a_replaced_checkpoint_is_not_trusted_for_the_one_before() -> None:
+    for other in ("some/model", "OpenGVLab/InternVL2-26B", "data/tiny/models/evaluator"):
+        evaluator = load_models("paper", {"evaluator": other}).evaluator
+        assert (evaluator.model, evaluator.revision) == (other, None)
+        assert not evaluator.trust_remote_code
+        assert evaluator.max_tokens == 4096  # the rest of the role stays
+    same = load_models("paper", {"evaluator": "OpenGVLab/InternVL2-8B"}).evaluator
+    assert same.trust_remote_code and same.revision == PIN
+
+
+@pytest.mark.parametrize("revision", [None, "main", "v1.0", PIN[:12], "refs/pr/3"])
+def test_code_from_the_hub_is_pinned_to_a_commit(revision: str | None) -> None:
+    """A branch or a tag can be moved, and the first digits of a commit can be a branch's name."""
+    settings = {"model": "some/model", "trust_remote_code": True, "revision": revision}
+    with pytest.raises(ValidationError, match=r"some/model brings: pin .* `revision: COMMIT`"):
+        ModelConfig.model_validate(settings)
+
+
+def test_a_set_that_trusts_without_a_pin_is_refused_in_its_own_words(tmp_path: Path) -> None:
+    models = yaml.safe_load(config_path("tiny", "models").read_text())
+    models["verifier"] |= {"model": "some/model", "trust_remote_code": True}
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(models))
+    with pytest.raises(
+        UserError, match=r"mine.yaml.*\n  verifier: .*some/model/commits/main"
+    ) as error:
+        load_models(path)
+    assert "got {" not in str(error.value)
+
+
+def test_a_folder_does_not_stand_in_for_a_pinned_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "some" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValidationError, match="a folder some/model would run in place"):
+        ModelConfig(model="some/model", trust_remote_code=True, revision=PIN)
+    assert ModelConfig(model="./some/model", trust_remote_code=True).trust_remote_code
+
+
 def test_protocols_are_presets() -> None:
     official = load_run("configs/CIRR.yaml", {"protocol": "official"})
     assert official.exclude_reference and official.first_round == 0
@@ -91,6 +136,12 @@ def test_prompts_follow_option_then_models_then_dataset() -> None:
     assert load_run("configs/CIRR.yaml", {"models": "tiny", "prompts": "dress"}).prompts == "dress"
 
 
+# nine levels of nine aliases each
+LAUGHS = "a0: &a0 [x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
+)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -102,13 +153,29 @@ def test_prompts_follow_option_then_models_then_dataset() -> None:
         ("tau: 0.1", "dataset"),
         ("[1, 2]", "expected options"),
         ("a: [", "not valid YAML"),
+        ("[" * 20_000, "nested too deep"),
+        ("{a: " * 500 + "1" + "}" * 500, "nested too deep"),
+        ("a: &a [*a]", "more than 10000 values"),
+        ("a: &a {b: *a}", "more than 10000 values"),
+        (LAUGHS, "more than 10000 values"),
+        (LAUGHS.replace("[", "{<<: [").replace("]", "]}"), "more than 10000 values"),
+        ("#" * 70_000, "longer than 64 KiB"),
+        ("dataset: " + "9" * 5000, "not valid YAML"),
+        ("dataset: 2024-99-99", "not valid YAML"),
+        ("dataset: !!int ''", "not valid YAML"),
+        ("dataset: !!bool perhaps", "not valid YAML"),
+        ("dataset: !!timestamp x", "not valid YAML"),
+        ("dataset: !!python/object/apply:os.getcwd []", "not valid YAML"),
+        ("dataset: CIRR\n" + "\n".join(f"x{n}: 1" for n in range(2000)), "x0: Extra"),
+        ("dataset: CIRR\ntau: " + "x" * 5000, "tau: .*got 'xxx"),
     ],
 )
 def test_bad_configs_name_the_option(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match=f"(?s)run.yaml.*{message}"):
+    with pytest.raises(UserError, match=f"(?s)run.yaml.*{message}") as error:
         load_run(path)
+    assert len(str(error.value)) < 8000
 
 
 def test_configs_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +184,8 @@ def test_configs_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.M
     assert config_path("CIRR").name == "CIRR.yaml"
     with pytest.raises(UserError, match=r"no such config: configs/None\.yaml.*CIRR"):
         load_run("configs/None.yaml")
+    with pytest.raises(UserError, match="no such config: xxx"):
+        load_run("x" * 5000)  # longer than a file's name can be
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "CIRR.yaml").write_text("dataset: CIRR\ntau: 0.5")
     assert load_run("configs/CIRR.yaml").tau == 0.5  # the user's own file comes first

@@ -88,8 +88,9 @@ class Transformers:
         import torch
         import transformers
 
-        folder, known = fetch(config.model, config.revision), {"trust_remote_code": True}
-        trust = known if config.trust_remote_code else {}
+        trusted = config.trust_remote_code
+        folder = fetch(config.model, config.revision, trusted)
+        trust = {"trust_remote_code": True} if trusted else {}
         verbosity = transformers.logging.get_verbosity()
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
@@ -108,11 +109,12 @@ class Transformers:
             dtype = getattr(torch, device.resolve_dtype(config), None)
             if not isinstance(dtype, torch.dtype):
                 raise UserError(f"{config.model}: unknown dtype {config.dtype!r}")
-            model = kind.from_pretrained(folder, dtype=dtype, **trust).eval()
+            model = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **trust).eval()
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise UserError(
                 f"transformers cannot load {config.model}: {str(error).strip().splitlines()[0]} "
-                "(a checkpoint that is remote code may run with engine: vllm)"
+                "(one that brings its own code needs trust_remote_code and a pinned revision, "
+                "docs/engines.md, and may run with engine: vllm)"
             ) from error
         finally:
             transformers.logging.set_verbosity(verbosity)

@@ -72,7 +72,8 @@ class VLLM:
         if self._llm is not None:
             return
         start, config = time.monotonic(), self.config
-        folder, on_gpu = fetch(config.model, config.revision), bool(device.visible_gpus())
+        folder = fetch(config.model, config.revision, config.trust_remote_code)
+        on_gpu = bool(device.visible_gpus())
         _quiet(on_gpu, config.tensor_parallel_size)
         try:
             import vllm.exceptions
@@ -100,6 +101,7 @@ class VLLM:
                 dtype=device.resolve_dtype(config),
                 enforce_eager=config.enforce_eager or not on_gpu,
                 trust_remote_code=config.trust_remote_code,
+                load_format="safetensors",
                 seed=0,
                 # with any whitespace a weak model can fill its budget with blanks
                 structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
