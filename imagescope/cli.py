@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from imagescope import __version__, cli_own, progress
 from imagescope.cli_cache import cache_app
 from imagescope.cli_data import compare, data_app, score, submission_app
 from imagescope.config import RunConfig, load_run
 from imagescope.errors import UserError
+from imagescope.terminal import Formatter, Terminal, tolerate_narrow_code_pages
 
 app = typer.Typer(
     help="Find images from language: a caption, a picture plus a change, or a dialogue.",
@@ -35,7 +35,7 @@ app.add_typer(submission_app, name="submission", no_args_is_help=True)
 app.add_typer(cache_app, name="cache", no_args_is_help=True)
 for command in (score, compare, cli_own.index, cli_own.search, cli_own.chat, cli_own.serve):
     app.command()(command)
-console = Console()
+console = Terminal()
 # typer brings a click of its own, or uses the installed one, by its version
 USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
@@ -102,6 +102,7 @@ def _options(
         raise UserError(f"--log-level {log_level}: choose debug, info, warning or error")
     progress.quiet = quiet
     shown = logging.StreamHandler()
+    shown.setFormatter(Formatter())
     shown.addFilter(lambda record: record.name != "imagescope.details")  # output.log's alone
     shown.setLevel(max(level, logging.WARNING) if quiet else level)
     logger = logging.getLogger("imagescope")
@@ -272,6 +273,7 @@ def main(argv: list[str] | None = None) -> int:
     # Threads that spin while they wait take the processor from those they wait for, as soon as
     # anything else runs. Read once, when torch is imported, here and in child processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    tolerate_narrow_code_pages()
     gc.set_threshold(100_000, 20, 20)  # a run keeps many small records
     try:
         status = app(
@@ -283,7 +285,7 @@ def main(argv: list[str] | None = None) -> int:
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except UserError as error:
-        Console(stderr=True).print(
+        Terminal(stderr=True).print(
             f"imagescope: {error}", markup=False, highlight=False, soft_wrap=True
         )
         return 1

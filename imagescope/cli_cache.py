@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from imagescope.errors import UserError
+from imagescope.terminal import Terminal
 
 cache_app = typer.Typer(help="The response cache: info, bundles of a run, making room.")
-console = Console(highlight=False)
+console = Terminal(highlight=False)
 Opt = typer.Option
 CacheFile = Annotated[
     Path | None, Opt(help="The cache's file (else IMAGESCOPE_CACHE, else the one in image_db).")

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from imagescope.errors import UserError
+from imagescope.terminal import Terminal
 
 data_app = typer.Typer(help="Look at a benchmark's annotations and images.")
 submission_app = typer.Typer(help="The evaluation servers' files.")
-console = Console()
+console = Terminal()
 Opt = typer.Option
 DataRoot = Annotated[Path, Opt(help="Where the datasets lie.")]
 Dataset = Annotated[str, typer.Argument(help="As CIRR, CIRCO, FashionIQ-dress, VisDial.")]

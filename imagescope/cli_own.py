@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import sys
 from collections.abc import Callable
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from imagescope.errors import UserError
 from imagescope.files import write_text
+from imagescope.terminal import Terminal, print_json
 
 if TYPE_CHECKING:
     from imagescope.config import EngineName
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from imagescope.own.indexing import Update
     from imagescope.own.scope import ImageScope
 
-console = Console(highlight=False)
+console = Terminal(highlight=False)
 Opt = typer.Option
 Name = Annotated[str, typer.Argument(help="The index, by its name.")]
 Models = Annotated[str | None, Opt(help="A set of configs/models, or a file.")]
@@ -42,11 +41,15 @@ def index(
     models: Models = None,
     engine: Engine = None,
     prompts: Annotated[str | None, Opt(help="A prompt set, or a folder.")] = None,
+    exclude: Annotated[
+        list[str] | None,
+        Opt(help="Files and folders to leave out, as '*.gif' or 'old/*' (repeat); remembered."),
+    ] = None,
 ) -> None:
     """Caption and embed the pictures below a folder, or only what has changed there."""
     from imagescope.own.indexing import build
 
-    _summarise(build(folder, name, models, _engine(engine), prompts))
+    _summarise(build(folder, name, models, _engine(engine), prompts, exclude or None))
 
 
 def search(
@@ -69,7 +72,7 @@ def search(
         answer = scope.search(text, reference, tuple(stages.replace(",", " ").split()), top)
         folder = scope.manifest.folder
     if as_json:
-        print(json.dumps(show.as_json(answer), indent=1, ensure_ascii=False))
+        print_json(show.as_json(answer))
     else:
         console.print(f"below {folder}:", markup=False, soft_wrap=True)
         console.print(show.table(answer))
@@ -163,6 +166,9 @@ def _summarise(update: Update) -> None:
         lines += [f"  {name}: {reason}" for name, reason in shown]
         if len(manifest.skipped) > SHOWN:
             lines.append(f"  and {len(manifest.skipped) - SHOWN} more, in the index' index.json")
+    if update.excluded:
+        left_out = ", ".join(f"{pattern} ({n})" for pattern, n in update.excluded.items())
+        lines.append(f"left out by name: {left_out}")
     if update.others:
         lines.append(f"{update.others} other files are no pictures by their names")
     lines.append(f'now: imagescope search {update.name} "what you look for"')

@@ -21,18 +21,19 @@ from rich.console import Console
 
 from imagescope.config import ROLES, config_path, load_models, read_yaml
 from imagescope.errors import UserError
+from imagescope.terminal import shows
 
 Group = Literal["machine", "packages", "datasets", "checkpoints"]
 State = Literal["ok", "optional", "missing"]
-MARKS: dict[State, tuple[str, str]] = {
-    "ok": ("✓", "green"),
-    "optional": ("–", "yellow"),
-    "missing": ("✗", "red"),
+MARKS: dict[State, tuple[str, str, str]] = {
+    "ok": ("✓", "+", "green"),
+    "optional": ("–", "o", "yellow"),
+    "missing": ("✗", "-", "red"),
 }
 # package -> (the module it brings, what it is for, the command)
 OPTIONAL = {
     "vllm": ("vllm", "the fast engine", "pip install 'imagescope[vllm]' (CPU: script/test.sh)"),
-    "faiss": ("faiss", "own pictures, approximate search", "pip install faiss-cpu"),
+    "faiss": ("faiss", "indexes of version 0.1; a benchmark", "pip install faiss-cpu"),
     "ray": ("ray", "several GPUs", "pip install 'imagescope[distributed]'"),
     "open_clip": ("open_clip", "encoders of open_clip", "pip install 'imagescope[openclip]'"),
     "openai": ("openai", "the engine for endpoints", "pip install 'imagescope[openai]'"),
@@ -91,7 +92,9 @@ def doctor(data_root: Path, models: str | Path, console: Console) -> bool:
         if check.group != group:
             group = check.group
             say(group, style="bold")
-        mark, style = MARKS[check.state]
+        mark, ascii_mark, style = MARKS[check.state]
+        if not shows(console.encoding, mark):
+            mark = ascii_mark
         say(f"  {mark} {check.name:<16} {check.found}", style=style)
         if check.remedy:
             say(f"      {check.remedy}")

@@ -38,6 +38,7 @@ from imagescope.records import (
     Verification,
     plain,
 )
+from imagescope.terminal import Formatter
 
 log = logging.getLogger("imagescope")
 FORMAT = 1  # of manifest.json and traces.jsonl
@@ -88,7 +89,7 @@ class RunFolder:
                 "choose another place with --runs"
             ) from None
         self.handler = logging.FileHandler(self.path / "output.log", encoding="utf-8")
-        self.handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        self.handler.setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         self.handler.setLevel(logging.INFO)
         log.addHandler(self.handler)
         self.manifest: dict[str, Any] = {

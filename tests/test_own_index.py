@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
-import faiss
+import numpy as np
 import pytest
 from own_oracle import ASKED, SEEN, content, oracle, scenes
 from PIL import Image
@@ -101,8 +104,7 @@ def test_an_update_computes_only_what_is_new(oracle: str, tmp_path: Path) -> Non
     assert changes.unchanged == 3 and len(ASKED) == 2  # two contents were never seen before
     for name, entry in second.manifest.pictures.items():
         assert entry.caption == SEEN[content(folder / name)]
-    index = library.read_vectors("n", second.manifest)
-    assert index.ntotal == len(second.manifest.pictures) == 7
+    assert len(library.read_vectors("n", second.manifest)) == len(second.manifest.pictures) == 7
     left = {path.stem for path in (library.place("n") / "thumbnails").iterdir()}
     assert left == {entry.sha256 for entry in second.manifest.pictures.values()}
 
@@ -161,12 +163,16 @@ def test_damaged_indexes_say_so(oracle: str, tmp_path: Path) -> None:
     scenes(tmp_path / "in", 3)
     manifest = build(tmp_path / "in", "n", oracle).manifest
     vectors = library.place("n") / manifest.vectors
-    faiss.write_index(faiss.IndexFlatIP(4), str(vectors))
+    np.save(vectors, np.zeros((0, 4), np.float32))
     with pytest.raises(UserError, match="0 vectors for 3 pictures"):
         library.read_vectors("n", manifest)
     vectors.write_bytes(b"nonsense")
     with pytest.raises(UserError, match="cannot be read"):
         library.read_vectors("n", manifest)
+    for odd in (np.zeros((3, 4)), np.zeros(3, np.float32), np.array([{}] * 3, object)):
+        np.save(vectors, odd, allow_pickle=True)
+        with pytest.raises(UserError, match="cannot be read"):
+            library.read_vectors("n", manifest)
     (library.place("n") / "index.json").write_text("{")
     with pytest.raises(UserError, match="not a readable index"):
         library.read_manifest("n")
@@ -177,6 +183,148 @@ def test_walk_takes_any_spelling_of_a_suffix(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     found = walk(tmp_path)
     assert list(found.pictures) == ["a.JPG", "b.Tiff", "c.webp"] and found.others == 2
+
+
+def test_one_odd_entry_has_its_reason_and_the_survey_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "good.png").touch()
+    (tmp_path / "self.png").symlink_to("self.png")
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "long.png").symlink_to("x" * 300)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    with open(os.fsencode(tmp_path) + b"/\xff.png", "w"):
+        pass
+    os.mkdir(os.fsencode(tmp_path) + b"/\xfe")
+    with open(os.fsencode(tmp_path) + b"/\xfe/a.png", "w"):
+        pass
+    place = tmp_path / "no-entry"
+    place.mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:
+        if path == place:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = walk(tmp_path)
+    assert list(found.pictures) == ["good.png"]
+    assert found.skipped == {
+        "self.png": "Too many levels of symbolic links",
+        "gone.png": "No such file or directory",
+        "long.png": "File name too long",
+        "pipe.png": "not a regular file",
+        "\\udcff.png": "its name is not valid UTF-8",
+        "\\udcfe/a.png": "its name is not valid UTF-8",
+        "no-entry/": "folder cannot be read: Permission denied",
+    }
+
+
+def test_a_picture_that_vanishes_meanwhile_has_its_reason(oracle: str, tmp_path: Path) -> None:
+    scenes(tmp_path / "in", 2)
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    real = walk
+
+    def then_gone(*options: object) -> object:
+        found = real(*options)  # type: ignore[arg-type]
+        (tmp_path / "in" / "001.png").unlink()
+        return found
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("imagescope.own.indexing.walk", then_gone)
+        update = build(tmp_path / "in", "n", oracle)
+    assert list(update.manifest.pictures) == ["000.png"]
+    reasons = {"001.png": "No such file or directory", "pipe.png": "not a regular file"}
+    assert update.manifest.skipped == reasons
+
+
+def test_what_machines_put_there_and_what_is_excluded(tmp_path: Path) -> None:
+    names = ["a.png", "raw/b.png", "raw/deep/c.png", "d-small.PNG"]
+    odd = ["@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", "#recycle/x.png", "$RECYCLE.BIN/S-1/y.png"]
+    odd += ["lost+found/z.png", "My.photoslibrary/resources/derivatives/1/t.jpg"]
+    for name in (*names, *odd, "My.photoslibrary/originals/1/t.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = walk(tmp_path)
+    assert set(found.pictures) == {*names, "My.photoslibrary/originals/1/t.jpg"}
+    assert found.excluded.total() == 5 and found.excluded["@eaDir"] == 1
+    found = walk(tmp_path, ["*-SMALL.png", "raw/deep/", "*.photoslibrary"])
+    assert list(found.pictures) == ["a.png", "raw/b.png"]
+    assert found.excluded["raw/deep/"] == found.excluded["*-SMALL.png"] == 1
+    assert list(walk(tmp_path, ["raw/*"]).pictures) == [
+        *("My.photoslibrary/originals/1/t.jpg", "a.png", "d-small.PNG"),
+    ]
+
+
+def test_exclusions_are_remembered_and_our_own_folder_is_never_indexed(
+    oracle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGESCOPE_HOME", str(tmp_path / "in" / "home"))
+    scenes(tmp_path / "in", 2)
+    scenes(tmp_path / "in" / "old", 1, seed=5)
+    first = build(tmp_path / "in", "n", oracle, exclude=["old"])
+    assert list(first.manifest.pictures) == ["000.png", "001.png"]
+    second = build(tmp_path / "in", "n")
+    assert list(second.manifest.pictures) == ["000.png", "001.png"]
+    assert second.excluded == {"old": 1, "ImageScope's own folder": 1}
+    assert len(build(tmp_path / "in", "n", exclude=[""]).manifest.pictures) == 3
+    with pytest.raises(UserError, match="keeps its own files"):
+        build(tmp_path / "in" / "home" / "indexes", "m", oracle)
+    with pytest.raises(UserError, match=r"no readable picture.*left out by \*"):
+        build(tmp_path / "in", "n", exclude=["*"])
+
+
+def test_an_index_of_version_0_1_is_read_and_rewritten(oracle: str, tmp_path: Path) -> None:
+    faiss = pytest.importorskip("faiss", reason="older indexes were faiss's")
+    scenes(tmp_path / "in", 3)
+    manifest = build(tmp_path / "in", "n", oracle).manifest
+    rows = np.array(library.read_vectors("n", manifest))
+    index = faiss.IndexFlatIP(rows.shape[1])
+    index.add(rows)
+    old = manifest.model_copy(update={"vectors": "vectors-1.faiss"})
+    faiss.write_index(index, str(library.place("n") / old.vectors))
+    plain = old.model_dump(mode="json", exclude={"exclude"})  # as it was written then
+    (library.place("n") / "index.json").write_text(json.dumps(plain))
+    assert library.read_manifest("n") == old
+    assert (library.read_vectors("n", old) == rows).all()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(sys.modules, "faiss", None)
+        with pytest.raises(UserError, match=r"faiss, which is not installed here.*Make it again"):
+            library.read_vectors("n", old)
+        new = build(tmp_path / "in", "n").manifest  # neither does this want faiss
+        assert (library.read_vectors("n", new) == rows).all()
+
+
+def test_a_full_disk_ends_the_index_in_one_line_and_is_no_pictures_fault(
+    oracle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes(tmp_path / "in", 2)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "save", full)
+        with pytest.raises(UserError, match=r"thumbnails/.*cannot be written: No space left"):
+            build(tmp_path / "in", "n", oracle)
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "save", full)
+        with pytest.raises(UserError, match=r"home/.*cannot be written: No space left"):
+            build(tmp_path / "in", "n", oracle)
+    assert len(build(tmp_path / "in", "n", oracle).manifest.pictures) == 2
+
+
+def test_a_home_that_cannot_be_written(
+    oracle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes(tmp_path / "in", 2)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("IMAGESCOPE_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(UserError, match=r"cannot be written: Not a directory .*IMAGESCOPE_HOME"):
+        build(tmp_path / "in", "n", oracle)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from imagescope.checkpoints import fingerprint
 from imagescope.config import EngineName, load_models
-from imagescope.datasets.folder import sha256, walk
+from imagescope.datasets.folder import Walk, sha256, walk
 from imagescope.errors import UserError
 from imagescope.files import replacing
 from imagescope.own import library
@@ -39,12 +39,14 @@ class Changes:
 
 @dataclass
 class Update:
-    """What `imagescope index` did. others: files that do not claim to be pictures."""
+    """What `imagescope index` did. others: files that do not claim to be pictures.  excluded:
+    pattern -> how many files and folders it left out."""
 
     name: str
     manifest: Manifest
     changes: Changes
     others: int
+    excluded: Mapping[str, int]
     seconds: float
 
 
@@ -54,13 +56,15 @@ def build(
     models: str | None = None,
     engine: EngineName | None = None,
     prompts: str | None = None,
+    exclude: Sequence[str] | None = None,
 ) -> Update:
     """Makes or updates the index of a folder.
 
-    name: None takes the folder's.  models, engine, prompts: None takes what the index was made
-    with, for a new one the set `paper`, `auto`, and the prompts that the models need, else
-    `general`. Raises UserError for a folder without pictures, for a name that belongs to another
-    folder's index, and for checkpoints that are not there.
+    name: None takes the folder's.  models, engine, prompts, exclude: None takes what the index was
+    made with, for a new one the set `paper`, `auto`, the prompts that the models need, else
+    `general`, and no patterns (see datasets.folder.walk). Raises UserError for a folder without
+    pictures, for a name that belongs to another folder's index, for checkpoints that are not
+    there, and where IMAGESCOPE_HOME cannot be written.
     """
     start = time.monotonic()
     folder = folder.expanduser().resolve()
@@ -68,23 +72,32 @@ def build(
     place(name)  # refuses what is no name, before anything is looked for
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of pictures")
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{folder!r}: the folder's name is not valid UTF-8") from None
+    if folder.is_relative_to(library.home().resolve()):
+        raise UserError(f"{folder}: is where ImageScope keeps its own files (IMAGESCOPE_HOME)")
     before = library.read_manifest(name) if name in library.names() else None
     if before and before.folder != folder:
         raise UserError(
             f"the index {name!r} is of {before.folder}: choose another with --name "
             f"(or, if the folder has moved, remove {place(name)})"
         )
-    wanted = _wanted(folder, before, models, engine, prompts)
+    wanted = _wanted(folder, before, models, engine, prompts, exclude)
     _check(wanted)
-    entries, skipped, others = survey(name, folder, before.pictures if before else {})
+    entries, below = survey(name, wanted, before.pictures if before else {})
     if not entries:
-        reasons = "; ".join(f"{n}: {why}" for n, why in list(skipped.items())[:3])
-        raise UserError(f"{folder}: no readable picture below it ({reasons or 'none at all'})")
-    manifest = _embed(name, wanted, entries, skipped)
+        reasons = [f"{n}: {why}" for n, why in list(below.skipped.items())[:3]]
+        reasons += [f"{count} left out by {pattern}" for pattern, count in below.excluded.items()]
+        why = "; ".join(reasons) or "none at all"
+        raise UserError(f"{folder}: no readable picture below it ({why})")
+    manifest = _embed(name, wanted, entries, below.skipped)
     changes = compare(before.pictures if before else {}, manifest.pictures)
     library.write_manifest(name, manifest, before)
     _sweep(name, manifest)
-    return Update(name, manifest, changes, others, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    return Update(name, manifest, changes, below.others, below.excluded, seconds)
 
 
 def _wanted(
@@ -93,6 +106,7 @@ def _wanted(
     models: str | None,
     engine: EngineName | None,
     prompts: str | None,
+    exclude: Sequence[str] | None,
 ) -> Manifest:
     """The index to be, before anything is in it."""
     if models or not before:
@@ -102,6 +116,8 @@ def _wanted(
         chosen, models_name = before.models, before.models_name
         prompts = prompts or before.prompts
     chosen, prompts = library.portable(chosen, prompts)
+    if exclude is None:
+        exclude = before.exclude if before else ()
     return Manifest(
         updated=datetime.now(UTC).isoformat(timespec="seconds"),
         folder=folder,
@@ -115,6 +131,7 @@ def _wanted(
         vectors="",
         pictures={},
         skipped={},
+        exclude=tuple(pattern for pattern in exclude if pattern),
     )
 
 
@@ -179,34 +196,37 @@ def _sweep(name: str, manifest: Manifest) -> None:
 
 
 def survey(
-    name: str, folder: Path, known: Mapping[str, Entry]
-) -> tuple[dict[str, Entry], dict[str, str], int]:
-    """The readable pictures of a folder (without captions), the others with the reason, and how
-    many files are no pictures at all.
+    name: str, wanted: Manifest, known: Mapping[str, Entry]
+) -> tuple[dict[str, Entry], Walk]:
+    """The readable pictures of the index' folder (without captions), and what else lies there:
+    unreadable ones are added to Walk.skipped.
 
     A file is hashed if its size or time changed, and opened if its content is new; a thumbnail is
-    the proof that it could be read, so an interrupted survey goes on where it stopped.
+    the proof that it could be read, so an interrupted survey goes on where it stopped. Raises
+    UserError where a thumbnail cannot be written.
     """
-    found = walk(folder)
-    (place(name) / "thumbnails").mkdir(parents=True, exist_ok=True)
+    below = walk(wanted.folder, wanted.exclude, library.home())
+    with library.writing(place(name) / "thumbnails") as folder:
+        folder.mkdir(parents=True, exist_ok=True)
 
     def examine(item: tuple[str, Path]) -> tuple[str, Entry | str]:
         return item[0], _examine(name, item[1], known.get(item[0]))
 
-    entries, skipped = {}, dict(found.skipped)
+    entries = {}
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        results = pool.map(examine, found.pictures.items())
-        for picture, entry in track(results, len(found.pictures), "looking at pictures"):
+        results = pool.map(examine, below.pictures.items())
+        for picture, entry in track(results, len(below.pictures), "looking at pictures"):
             if isinstance(entry, Entry):
                 entries[picture] = entry
             else:
-                skipped[picture] = entry
-    return entries, dict(sorted(skipped.items())), found.others
+                below.skipped[picture] = entry
+    return entries, below
 
 
 def _examine(name: str, path: Path, before: Entry | None) -> Entry | str:
     """A picture's entry, or why it is none."""
-    from imagescope.engines.images import UnreadableImage, load_picture
+    from imagescope.engines.decoding import UnreadableImage
+    from imagescope.engines.decoding import thumbnail as shrink
 
     try:
         stat = path.stat()
@@ -216,16 +236,17 @@ def _examine(name: str, path: Path, before: Entry | None) -> Entry | str:
             content = sha256(path)
         entry = Entry(sha256=content, size=stat.st_size, modified=stat.st_mtime_ns)
         small = thumbnail(name, entry)
-        if not small.exists():
-            picture = load_picture(path)
-            picture.thumbnail((THUMBNAIL, THUMBNAIL))
-            with replacing(small, durable=False) as part:
-                picture.save(part, "JPEG", quality=85)
-        return entry
+        if small.exists():
+            return entry
+        picture = shrink(path, THUMBNAIL)
     except UnreadableImage as error:
         return str(error).removeprefix(f"{path}: ")
     except OSError as error:
         return error.strerror or type(error).__name__
+    # outside: what the disk says against a thumbnail is no property of the picture
+    with library.writing(small), replacing(small, durable=False) as part:
+        picture.save(part, "JPEG", quality=85)
+    return entry
 
 
 def compare(old: Mapping[str, Entry], new: Mapping[str, Entry]) -> Changes:

@@ -1,7 +1,7 @@
 """Indexes of folders of pictures, below a folder of the user's (IMAGESCOPE_HOME).
 
     <home>/indexes/<name>/index.json          what was indexed, with which models and prompts
-                          vectors-<id>.faiss  a row a picture: its image and its caption vector
+                          vectors-<id>.npy    a row a picture: its image and its caption vector
                           thumbnails/<sha256>.jpg
     <home>/image_db/                          captions, embeddings and answers, by content
 
@@ -11,10 +11,16 @@ while an index is updated sees the old one or the new one, whole.
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
 import re
+import shutil
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +33,7 @@ from imagescope.errors import UserError
 from imagescope.files import replacing, write_json
 from imagescope.vectors import Array
 
+log = logging.getLogger("imagescope")
 NAME = re.compile(r"\w([\w.-]{0,58}\w)?")
 THUMBNAIL = 384  # pixels, the longer side
 
@@ -45,7 +52,7 @@ class Entry(BaseModel):
 
 class Manifest(BaseModel):
     """index.json. `pictures` is in the order of the vectors' rows; `encoder` and `captioner` are
-    the identities of the models that made it."""
+    the identities of the models that made it; `exclude` are the patterns of --exclude."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -63,6 +70,7 @@ class Manifest(BaseModel):
     vectors: str
     pictures: dict[str, Entry]
     skipped: dict[str, str]
+    exclude: tuple[str, ...] = ()
 
 
 def home() -> Path:
@@ -140,38 +148,82 @@ def thumbnail(name: str, entry: Entry) -> Path:
 
 
 def write_vectors(name: str, images: Array, captions: Array) -> str:
-    """Stores unit vectors float32 (n, d) of images and captions as rows [v, c] of one exact faiss
-    index; returns the file's name.
+    """Stores unit vectors float32 (n, d) of images and captions as rows [v, c], float32 (n, 2d);
+    returns the file's name.
 
     With the query [(1 - tau) t, tau t] the inner product is (1 - tau) t.v + tau t.c, stage 1's
     score, for any tau.
     """
-    import faiss
     import numpy as np
 
-    rows = np.hstack([images, captions]).astype(np.float32)
-    index = faiss.IndexFlatIP(rows.shape[1])
-    index.add(rows)
-    file = f"vectors-{time.time_ns():x}.faiss"
-    with replacing(place(name) / file) as part:
-        faiss.write_index(index, str(part))
+    file = f"vectors-{time.time_ns():x}.npy"
+    with writing(place(name) / file) as path, replacing(path) as part, part.open("wb") as stream:
+        np.save(stream, np.hstack([images, captions]).astype(np.float32))
     return file
 
 
-def read_vectors(name: str, manifest: Manifest) -> Any:
-    """The faiss index of an index. Raises UserError where it is missing, damaged or not its own."""
-    import faiss
-
+def read_vectors(name: str, manifest: Manifest) -> Array:
+    """float32 (n, 2d), a row [v, c] a picture. Raises UserError where the file is missing,
+    damaged or not this index' own."""
     path = place(name) / Path(manifest.vectors).name
     try:
-        index = faiss.read_index(str(path))
-    except RuntimeError as error:
-        why = str(error).splitlines()[-1]
+        rows = _read_faiss(path) if path.suffix == ".faiss" else _read_npy(path)
+    except ImportError:
+        raise UserError(
+            f"{path}: was written with faiss, which is not installed here. {_again(name, manifest)}"
+        ) from None
+    except Exception as error:  # what reads a damaged file raises anything
+        why = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise UserError(f"{path}: cannot be read: {why}. {_again(name, manifest)}") from None
-    if index.ntotal != len(manifest.pictures):
-        found = f"{index.ntotal} vectors for {len(manifest.pictures)} pictures"
+    if len(rows) != len(manifest.pictures):
+        found = f"{len(rows)} vectors for {len(manifest.pictures)} pictures"
         raise UserError(f"{path}: {found}. {_again(name, manifest)}")
-    return index
+    return rows
+
+
+def _read_npy(path: Path) -> Array:
+    import numpy as np
+
+    rows: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] % 2:
+        raise ValueError(f"{rows.dtype} {rows.shape} is no table of vectors")
+    return rows
+
+
+def _read_faiss(path: Path) -> Array:
+    """The vectors as they were kept in version 0.1."""
+    import faiss
+
+    index = faiss.read_index(str(path))
+    rows: Array = index.reconstruct_n(0, index.ntotal)
+    return rows
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """The path to be written; what the disk says against it becomes a UserError."""
+    try:
+        yield path
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written: {error.strerror or error} "
+            "(the variable IMAGESCOPE_HOME names another place)"
+        ) from None
+
+
+def known_answers(path: Path) -> Path:
+    """The cache's file, or a copy of it where it lies on a disk that cannot be written: what is
+    known is read, what is new is forgotten with the process."""
+    places = [place for place in (path.parent, path) if place.exists()]
+    if all(os.access(place, os.W_OK) for place in places):
+        return path
+    copy = Path(tempfile.mkdtemp(prefix="imagescope-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    log.warning("%s cannot be written: new answers are not kept", path)
+    with writing(copy):
+        for part in path.parent.glob(f"{path.name}*"):
+            shutil.copyfile(part, copy / part.name)
+    return copy / path.name
 
 
 def _again(name: str, manifest: Manifest) -> str:
@@ -181,9 +233,10 @@ def _again(name: str, manifest: Manifest) -> str:
 def write_manifest(name: str, manifest: Manifest, before: Manifest | None = None) -> None:
     """Writes index.json, then removes older vectors (those of `before` may still be being read)."""
     folder = place(name)
-    write_json(folder / "index.json", manifest.model_dump(mode="json"), indent=1)
+    with writing(folder / "index.json") as file:
+        write_json(file, manifest.model_dump(mode="json"), indent=1)
     keep = {manifest.vectors, before.vectors if before else ""}
-    for path in folder.glob("vectors-*.faiss"):
+    for path in folder.glob("vectors-*"):
         if path.name not in keep:
             path.unlink(missing_ok=True)
 

@@ -62,7 +62,8 @@ class ImageScope:
         self._vectors = library.read_vectors(name, manifest)
         self._prompts = load_prompts(self.config.prompts, "folder")
         with ExitStack() as stack:
-            cache = stack.enter_context(Cache.open(cache_path(config), record=False))
+            path = library.known_answers(cache_path(config))
+            cache = stack.enter_context(Cache.open(path, record=False))
             self._models = Models(config, cache)
             stack.callback(self._models.close)
             self._encoder = open_encoder(config.models.encoder)
@@ -196,7 +197,9 @@ class ImageScope:
         name = self._indexed(path)
         if name:
             return self.manifest.pictures[name].caption
-        request = Request(self._prompts.caption, (Picture(str(path)),))
+        from imagescope.image_db import LONGEST
+
+        request = Request(self._prompts.caption, (Picture(str(path)),), max_tokens=LONGEST)
         (response,) = self._role("captioner").ask([request], "reference", ["the reference"])
         if response.error:
             raise UserError(f"reference picture: {response.error}")
@@ -251,21 +254,17 @@ class ImageScope:
         import numpy as np
 
         tau = self.config.tau
-        row = np.concatenate([(1 - tau) * vector, tau * vector])[None].astype(np.float32)
+        row = np.concatenate([(1 - tau) * vector, tau * vector]).astype(np.float32)
         hidden = self._copies(path) if path else set()
-        count = min(keep + len(hidden), len(self.names))
-        scores, rows = self._vectors.search(row, count)
-        found = {
-            self.names[i]: float(score)
-            for score, i in zip(scores[0], rows[0], strict=True)
-            if i >= 0 and self.names[i] not in hidden
-        }
+        scores = self._vectors @ row
+        best = np.argsort(-scores, kind="stable")[: keep + len(hidden)]  # ties: the index' order
+        found = {self.names[i]: float(scores[i]) for i in best if self.names[i] not in hidden}
         return Ranking(tuple(found)[:keep], pool=len(self.names) - len(hidden)), found
 
     def _image(self, path: Path) -> Array:
         """The unit vector (d,) of a picture, which is known if the index has it."""
         if name := self._indexed(path):
-            found: Array = self._vectors.reconstruct(self._rows[name])
+            found = self._vectors[self._rows[name]]
             return found[: len(found) // 2]
         vectors, _ = self._encoder.images([path])
         return vectors[0]

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from imagescope.own.answers import Answer, Check, Explanation, Result
+from imagescope.terminal import printable
 
 HERE = Path(__file__).parent
 
@@ -25,8 +26,8 @@ def table(answer: Answer) -> Table:
     found.add_column("score", justify="right")
     found.add_column("why", overflow="fold")
     for result in answer:
-        path = Text(result.name.encode("unicode_escape").decode())
-        found.add_row(str(result.rank), path, f"{result.score:.3f}", Text(verdict(result)))
+        path, why = Text(printable(result.name)), Text(printable(verdict(result)))
+        found.add_row(str(result.rank), path, f"{result.score:.3f}", why)
     return found
 
 
@@ -59,7 +60,7 @@ def statement(check: Check) -> str:
 
 
 def explain(result: Result) -> list[str]:
-    """Everything known about why a result stands where it stands, line by line."""
+    """Everything known about why a result stands where it stands, line by line, for a terminal."""
     why = result.explanation
     lines = [
         f"{result.rank}. {result.path}",
@@ -73,7 +74,7 @@ def explain(result: Result) -> list[str]:
         lines.append("   stage 2: no question was put to it")
     if said := decision(why):
         lines.append(f"   stage 3: {said}: {why.words.strip()}")
-    return lines
+    return [printable(line) for line in lines]
 
 
 def understanding(answer: Answer) -> list[str]:
