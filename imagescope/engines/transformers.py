@@ -30,8 +30,9 @@ Batch = list[tuple[int, Request]]
 class Transformers:
     """See engines/base.py. loads, load_seconds: how often the model was loaded, and for how long.
 
-    schema is not enforced here. An exception while a batch runs (out of memory, say) halves it;
-    a request that fails alone gets a response with the error.
+    schema is not enforced here. A RuntimeError or ValueError while a batch runs (out of memory, a
+    shape that does not fit) halves it; a request that fails alone gets a response with the error.
+    Anything else is a fault of the code's and goes on.
     """
 
     def __init__(self, config: ModelConfig):
@@ -199,7 +200,7 @@ class Transformers:
             return
         try:
             found = self._forward([r for _, r in readable], [texts[i] for i, _ in readable], pixels)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        except (RuntimeError, ValueError) as error:
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             if len(readable) == 1:
                 log.warning("%s: a request failed: %s", self.config.model, why)

@@ -20,7 +20,7 @@ from imagescope.config import (
 )
 from imagescope.datasets.folder import sha256
 from imagescope.engines.base import Picture, Request
-from imagescope.engines.role import Role
+from imagescope.engines.role import Role, Step
 from imagescope.errors import UserError
 from imagescope.own import library
 from imagescope.own.answers import Answer, Explanation, Result, State
@@ -64,7 +64,8 @@ class ImageScope:
         with ExitStack() as stack:
             path = library.known_answers(cache_path(config))
             cache = stack.enter_context(Cache.open(path, record=False))
-            self._models = Models(config, cache)
+            self._steps: dict[str, Step] = {}
+            self._models = Models(config, cache, steps=self._steps)
             stack.callback(self._models.close)
             self._encoder = open_encoder(config.models.encoder)
             stack.callback(self._encoder.close)
@@ -90,6 +91,7 @@ class ImageScope:
         """
         manifest = library.read_manifest(name)
         chosen = library.portable(load_models(models), "general")[0] if models else manifest.models
+        chosen = _impatient(chosen)
         if resident:
             chosen = share_memory(chosen)
         return cls(name, manifest, library.settings(manifest, chosen, engine), resident)
@@ -147,6 +149,7 @@ class ImageScope:
                 State(query, path, words, *self._rank(vector, path, keep)), "s0", top, start
             )
         synthesis = self._synthesise(query, path, previous)
+        self._check("synthesis")
         vector = self._texts.means([synthesis.descriptions])[0]
         ranking, scores = self._rank(vector, path, keep)
         state = State(query, path, synthesis, ranking, scores)
@@ -156,8 +159,10 @@ class ImageScope:
         (synthesis,) = ask_questions(
             [query], [synthesis], self._role("reasoner"), self._prompts, reading
         )
+        self._check("questions")
         top_k, verifier = self.config.top_k, self._role("verifier")
         found = verify([query], [synthesis], [ranking], files, verifier, top_k, reading)
+        self._check("verification")
         state = replace(state, synthesis=synthesis, verification=found[0][0], ranking=found[0][1])
         yield self._answer(state, "s2", top, start)
         if len(stages) < 3:
@@ -165,6 +170,7 @@ class ImageScope:
         prompt, alpha = self._prompts.evaluation, self.config.alpha
         evaluator = self._role("evaluator")
         judged = evaluate([query], [state.ranking], files, evaluator, prompt, alpha, reading)
+        self._check("evaluation")
         state = replace(state, evaluation=judged[0][0], ranking=judged[0][1])
         yield self._answer(state, "s3", top, start)
 
@@ -173,6 +179,13 @@ class ImageScope:
         if not self._resident:
             self._models.close(all_but=name)
         return self._models.open(name)
+
+    def _check(self, step: str) -> None:
+        """Raises UserError where a step of this search was left without answers."""
+        try:
+            self._models.check(step)
+        finally:
+            self._steps.clear()
 
     def close(self) -> None:
         """Gives the models' memory back."""
@@ -289,6 +302,12 @@ class ImageScope:
         seconds = time.monotonic() - start
         text, reference = state.query.instruction, state.reference
         return Answer(text, reference, stage, tuple(results), state.synthesis, seconds)
+
+
+def _impatient(models: ModelSet) -> ModelSet:
+    """The same models for somebody who waits: an endpoint's silence is not waited for again."""
+    calm = {"retry_timeouts": False}
+    return models.model_copy(update={n: models.role(n).model_copy(update=calm) for n in ROLES})
 
 
 def share_memory(models: ModelSet) -> ModelSet:
