@@ -46,7 +46,8 @@ def locate(model: str) -> str:
         raise UserError(
             f"no such checkpoint folder: {model} (looked from {Path.cwd()} and from "
             f"{PACKAGE.parent}). A hub checkpoint is named OWNER/NAME; the tiny ones are in "
-            "data/tiny/models (`imagescope tiny train` makes them)."
+            "data/tiny/models of the repository, not of the wheel: work in a clone, or make them "
+            "(`imagescope tiny train data/tiny/models`)."
         )
     return model
 
@@ -244,6 +245,19 @@ def _snapshot(model: str, revision: str | None) -> Path:
         except Exception as error:
             raise _unavailable(model, error) from None
     return Path(found).parent
+
+
+def available(model: str, revision: str | None = None) -> int:
+    """Bytes that a hub checkpoint's download takes. Raises UserError where it cannot be had."""
+    from huggingface_hub import auth_check, model_info
+
+    try:
+        info = model_info(model, revision=revision, timeout=10, files_metadata=True)
+        auth_check(model)  # a gated one's facts are public, its files are not
+    except Exception as error:
+        raise _unavailable(model, error) from None
+    names = [s for s in info.siblings or () if s.rfilename.endswith((".safetensors", ".json"))]
+    return sum(sibling.size or 0 for sibling in names if "/" not in sibling.rfilename)
 
 
 def _unavailable(model: str, error: Exception) -> UserError:

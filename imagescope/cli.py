@@ -147,6 +147,9 @@ def _configure(
     fail_on_error: Annotated[
         float | None, Opt(help="Share of a step's requests that may get no answer, 0 to 1.")
     ] = None,
+    preflight: Annotated[
+        bool | None, Opt("--preflight/--no-preflight", help="Look first at all that is needed.")
+    ] = None,
     limit: Annotated[int | None, Opt(help="Only the first so many queries.")] = None,
 ) -> RunConfig:
     options = dict(locals())  # every option by its name; None: the config decides

@@ -180,6 +180,7 @@ class RunConfig(_Model):
     keep: int = Field(default=100, gt=0)
     reading: Reading = "tolerant"
     fail_on_error: float = Field(default=0.05, ge=0, le=1)
+    preflight: bool = True  # look at all that is needed before anything is asked
     limit: int | None = Field(default=None, gt=0)  # only the first so many queries
     cache: Path | None = None  # None: IMAGESCOPE_CACHE, else <image_db>/responses.sqlite
     replay: Path | None = None

@@ -9,22 +9,19 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 
 from imagescope.config import ROLES, config_path, load_models, read_yaml
 from imagescope.errors import UserError
+from imagescope.preflight import Check, State, checkpoints
 from imagescope.terminal import shows
 
-Group = Literal["machine", "packages", "datasets", "checkpoints"]
-State = Literal["ok", "optional", "missing"]
 MARKS: dict[State, tuple[str, str, str]] = {
     "ok": ("✓", "+", "green"),
     "optional": ("–", "o", "yellow"),
@@ -70,18 +67,6 @@ SOURCES = {
         "VisDial_v1.0_queries_val.json to {root}/VisDial; the images are CIRCO's"
     ),
 }
-GATED = ("meta-llama/", "google/paligemma")  # owners ask for a licence to be accepted
-
-
-@dataclass(frozen=True)
-class Check:
-    """One finding. missing: something needed is not there; remedy: what brings it."""
-
-    group: Group
-    name: str
-    state: State
-    found: str
-    remedy: str = ""
 
 
 def doctor(data_root: Path, models: str | Path, console: Console) -> bool:
@@ -168,13 +153,13 @@ def _datasets(data_root: Path) -> Iterator[Check]:
         return
     for check in checks:  # not one is there: then all of them are what is missing
         yield Check(check.group, check.name, "missing", check.found, check.remedy)
+    drawn = "scenes in the layouts of all of these, to try everything with"
+    yield Check("datasets", "drawn scenes", "optional", drawn, f"imagescope tiny make {data_root}")
 
 
 def _dataset(name: str, default: str, data_root: Path) -> Check:
     family = name.split("-")[0]
     remedy = SOURCES.get(family, "").format(root=data_root)
-    if data_root.name == "tiny":
-        remedy = f"imagescope tiny make {data_root}"
     if not (data_root / family).is_dir():
         return Check("datasets", name, "optional", f"no folder {data_root / family}", remedy)
     from imagescope.datasets import load
@@ -204,38 +189,7 @@ def _checkpoints(models: str | Path) -> Iterator[Check]:
     except UserError as error:
         yield Check("checkpoints", str(models), "missing", str(error))
         return
-    uses: dict[tuple[str, str | None], list[str]] = {}
-    for role in (*ROLES, "encoder"):
-        config = getattr(chosen, role)
-        uses.setdefault((config.model, config.revision), []).append(role)
-    for (model, revision), roles in uses.items():
-        yield _checkpoint(model, revision, ", ".join(roles))
-
-
-def _checkpoint(model: str, revision: str | None, roles: str) -> Check:
-    from huggingface_hub import get_token, try_to_load_from_cache
-
-    from imagescope.checkpoints import locate, problems
-
-    def check(state: State, found: str, remedy: str = "") -> Check:
-        return Check("checkpoints", roles, state, f"{model}: {found}", remedy)
-
-    try:
-        source = locate(model)
-    except UserError as error:
-        return check("missing", str(error))
-    if Path(source).is_dir():
-        return check("ok", "in place")
-    cached = try_to_load_from_cache(source, "config.json", revision=revision)
-    lacks = problems(Path(cached).parent) if isinstance(cached, str) else ["nothing downloaded"]
-    if not lacks:
-        return check("ok", "in the hub's cache")
-    command = f"hf download {model}" + (f" --revision {revision}" if revision else "")
-    if not model.startswith(GATED):
-        return check("missing", "; ".join(lacks), command)
-    page = f"https://huggingface.co/{model}"
-    login = "a hub login is there" if get_token() else "gated, and no hub login (hf auth login)"
-    return check("missing", f"{'; '.join(lacks)}; {login}", f"accept {page}, then {command}")
+    yield from checkpoints((role, getattr(chosen, role)) for role in (*ROLES, "encoder"))
 
 
 def _short(error: BaseException) -> str:

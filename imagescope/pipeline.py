@@ -27,6 +27,7 @@ from imagescope.engines.role import Role, Step
 from imagescope.errors import UserError
 from imagescope.failures import check, count_fallbacks, warnings
 from imagescope.image_db import ImageDB
+from imagescope.preflight import Preflight
 from imagescope.prompts import PromptSet, load_prompts
 from imagescope.records import STAGES, Ranking, Synthesis, Trace
 from imagescope.runs import RunFolder
@@ -54,7 +55,9 @@ class Models:
         cache: Cache,
         strict: bool = False,
         steps: dict[str, Step] | None = None,
+        preflight: Preflight | None = None,
     ):
+        self._preflight = preflight
         self._config, self._cache = config, cache
         self._strict = strict or config.replay is not None  # nothing may be asked
         self._engines: dict[str, Cached] = {}
@@ -72,7 +75,7 @@ class Models:
                 checkpoint(config), self._config.engine, ray_address=self._config.ray_address
             )
             self._engines[key] = Cached(
-                engine,
+                self._preflight.before(engine) if self._preflight else engine,
                 self._cache,
                 chunk_size=config.chunk_size,
                 replay=self._strict,
@@ -145,6 +148,9 @@ def run(config: RunConfig) -> Result:
     start = time.monotonic()
     benchmark = load_benchmark(config)
     prompts = load_prompts(config.prompts, config.dataset)
+    preflight = None if config.replay else Preflight(config, benchmark)
+    if preflight and not cache_path(config).is_file():  # else before the first question
+        preflight()
     folder, steps = RunFolder(config), dict[str, Step]()
 
     def close(status: str) -> None:
@@ -157,7 +163,7 @@ def run(config: RunConfig) -> Result:
             if config.replay
             else Cache.open(cache_path(config)) as cache
         ):
-            result = _run(config, benchmark, prompts, cache, folder, steps, start)
+            result = _run(config, benchmark, prompts, cache, folder, steps, preflight, start)
     except KeyboardInterrupt:
         log.info("interrupted: the same command goes on where this one stopped")
         close("interrupted")
@@ -186,10 +192,11 @@ def _run(
     cache: Cache,
     folder: RunFolder,
     steps: dict[str, Step],
+    preflight: Preflight | None,
     start: float,
 ) -> Result:
     queries, gallery = benchmark.queries, benchmark.gallery
-    models = Models(config, cache, steps=steps)
+    models = Models(config, cache, steps=steps, preflight=preflight)
     details.info("arguments: %s", json.dumps(config.model_dump(mode="json")))
     log.info("%s %s: %s", benchmark.name, benchmark.split, benchmark.summary())
     try:
@@ -208,6 +215,8 @@ def _run(
         if config.ray_address:
             models.close()  # the encoder's replicas want the cluster's GPUs, too
         encoder = open_encoder(config.models.encoder, ray_address=config.ray_address)
+        if preflight:
+            encoder = preflight.before(encoder)
         texts = CachedTexts(encoder, cache, replay=config.replay is not None)
         try:
             with _timed(steps, "embedding", encoder) as step:

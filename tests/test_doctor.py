@@ -16,7 +16,7 @@ from rich.console import Console
 
 from imagescope import datasets
 from imagescope import doctor as room
-from imagescope.config import load_models
+from imagescope.config import ROLES, load_models
 from imagescope.doctor import Check, doctor, examine
 from imagescope.errors import UserError
 
@@ -79,10 +79,24 @@ def test_datasets_in_place_and_images_missing(
     assert found["MSCOCO"].state == "optional"  # one benchmark is enough to work with
 
 
-def test_tiny_data_are_made_not_downloaded(
+def test_where_no_data_are_scenes_can_be_drawn(
     tmp_path: Path, checks: Callable[..., dict[str, Check]]
 ) -> None:
-    assert checks(tmp_path / "tiny")["CIRR"].remedy == f"imagescope tiny make {tmp_path / 'tiny'}"
+    remedy = f"imagescope tiny make {tmp_path / 'tiny'}"
+    assert checks(tmp_path / "tiny")["drawn scenes"].remedy == remedy
+
+
+def test_the_tiny_set_without_its_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checks: Callable[..., dict[str, Check]]
+) -> None:
+    """As where the wheel is installed: they come with the repository."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("imagescope.checkpoints.PACKAGE", tmp_path / "site-packages" / "imagescope")
+    found = checks(models="tiny")
+    for role in (*ROLES, "encoder"):
+        assert found[role].state == "missing"
+        assert "no such checkpoint folder: data/tiny/models/" in found[role].found
+        assert "of the repository, not of the wheel" in found[role].found
 
 
 @pytest.mark.parametrize("token", [None, "hf_secret"], ids=["without", "with"])
