@@ -169,7 +169,7 @@ def _endpoint(roles: str, model: ModelConfig) -> Check:
 
     where = f"{model.base_url or 'the endpoint'} (model {model.model})"
     try:
-        engine = OpenAI(model)
+        engine = OpenAI(model.model_copy(update={"retries": 1}))
         try:
             collect(engine, [Request("Say yes.", max_tokens=1)])
         finally:
