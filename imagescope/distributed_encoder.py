@@ -15,7 +15,8 @@ import numpy as np
 from imagescope.checkpoints import locate
 from imagescope.config import EncoderConfig
 from imagescope.encoders import Encoder
-from imagescope.engines.distributed import Lost, Pool, connect, places
+from imagescope.engines.cluster import connect, places
+from imagescope.engines.distributed import Lost, Pool
 from imagescope.engines.images import ABSENT
 from imagescope.errors import UserError
 from imagescope.vectors import Array

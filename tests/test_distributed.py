@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -181,6 +182,53 @@ def test_a_distributed_encoder_embeds_like_one_encoder(requests: list[Request]) 
         assert set(encoder.unreadable) == {"bad.png", "none.png"}
     finally:
         encoder.close()
+
+
+DRIVER = """
+import sys, time
+from imagescope.engines.cluster import connect
+connect()
+import ray
+print(ray.get_runtime_context().gcs_address, flush=True)
+time.sleep(600)
+"""
+STRANGER = """
+import sys, ray
+ray.init(sys.argv[1], logging_level="ERROR")
+"""
+
+
+def test_a_cluster_of_our_own_is_private_and_ends_with_a_killed_driver(tmp_path: Path) -> None:
+    """It listens on the loopback interface alone, refuses who lacks the token, and no process of
+    it outlives a driver that had no time to say goodbye."""
+    import psutil
+
+    path = {"PYTHONPATH": str(Path(__file__).parents[1]), "HOME": str(tmp_path)}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | path
+    python = [sys.executable, "-c"]
+    with subprocess.Popen([*python, DRIVER], stdout=subprocess.PIPE, env=environment) as driver:
+        try:
+            assert driver.stdout
+            address = driver.stdout.readline().decode().strip()
+            processes = psutil.Process(driver.pid).children(recursive=True)
+            assert {"gcs_server", "raylet"} <= {process.name() for process in processes}
+            sockets = [c for p in processes for c in p.net_connections("inet")]
+            hosts = {c.laddr.ip.removeprefix("::ffff:") for c in sockets if c.status == "LISTEN"}
+            assert hosts == {"127.0.0.1"}
+            stranger = subprocess.run(
+                [*python, STRANGER, address],
+                env=environment
+                | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+                | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"},  # it comes from this machine, too
+                capture_output=True,
+                timeout=60,
+            )
+            assert stranger.returncode and b"Authentication" in stranger.stderr
+            assert not list(tmp_path.iterdir())  # the token lies in no file
+        finally:
+            driver.kill()
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from imagescope.config import ModelConfig
 from imagescope.engines import device
 from imagescope.engines.base import Pair, Picture, Request, Response, collect
 from imagescope.engines.child import EngineDied, make
+from imagescope.engines.cluster import connect, places, reason
 from imagescope.errors import UserError
 
 log = logging.getLogger("imagescope")
@@ -55,43 +56,6 @@ class _Slot:
     loads: int = 0
     load_seconds: float = 0.0
     before: tuple[int, float] = field(default=(0, 0.0))  # of the actors that died
-
-
-def connect(address: str | None = None) -> dict[str, float]:
-    """Joins the Ray cluster at the address, else starts one of this machine's visible GPUs and
-    cores; returns its resources. Raises UserError where Ray is absent or cannot be reached."""
-    try:
-        import ray
-    except ImportError:
-        raise UserError(
-            "several GPUs or a cluster need Ray: pip install 'imagescope[distributed]' "
-            "(or leave one GPU visible: CUDA_VISIBLE_DEVICES=0)"
-        ) from None
-    if not ray.is_initialized():
-        local = {} if address else {"include_dashboard": False}
-        try:
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                namespace=f"imagescope-{os.getpid()}",
-                **local,
-            )
-        except Exception as error:  # of many kinds, some of them bare
-            what = (
-                f"the Ray cluster at {address} cannot be joined" if address else "Ray cannot start"
-            )
-            raise UserError(f"{what}: {_reason(error)}") from None
-    resources: dict[str, float] = ray.cluster_resources()
-    return resources
-
-
-def places(resources: dict[str, float], each: int = 1) -> tuple[int, int]:
-    """How many replicas a cluster has room for, and the GPUs of one: as many as `each` GPUs go
-    into all; without GPUs one a machine."""
-    gpus = int(resources.get("GPU", 0))
-    machines = sum(name.startswith("node:") and "_" not in name for name in resources)
-    return (gpus // each, each) if gpus else (machines or 1, 0)
 
 
 class Pool:
@@ -149,7 +113,7 @@ class Pool:
                 except UserError as error:
                     raise UserError(str(getattr(error, "cause", error))) from None
                 except Exception as error:  # Ray's, or whatever broke in the worker
-                    why = _reason(error)
+                    why = reason(error)
                     barren += 1
                     if barren > 3 + 2 * self._size:
                         raise EngineDied(f"workers die whatever they are asked: {why}") from None
@@ -204,11 +168,6 @@ def _again(job: Job, why: str) -> list[Job | Lost]:
         Job(job.chunk, job.start, job.items[:half], suspect=True),
         Job(job.chunk, job.start + half, job.items[half:], suspect=True),
     ]
-
-
-def _reason(error: Exception) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1].strip()[:200]}" if lines else type(error).__name__
 
 
 class _Worker:
