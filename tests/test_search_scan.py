@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from imagescope.records import Query
 from imagescope.search import scan as scanning
+from imagescope.search import score as algebra
 from imagescope.search.scan import LAST, scan
 from imagescope.search.score import ROWS, Bias, Dot, Score
 from imagescope.stages.retrieval import retrieve
@@ -125,8 +126,8 @@ def test_results_do_not_depend_on_blocks_or_company(block, scores, keep, seed):
     texts[0] = vectors.images[7]
     usual = retrieve(queries, texts, vectors, tau=0.15, keep=keep)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scanning, "BLOCK", block)
-        patch.setattr(scanning, "SCORES", scores)
+        patch.setattr(algebra, "BLOCK", block)
+        patch.setattr(algebra, "SCORES", scores)
         assert retrieve(queries, texts, vectors, tau=0.15, keep=keep) == usual
     alone = retrieve(queries[3:4], texts[3:4], vectors, tau=0.15, keep=keep)
     assert alone == usual[3:4]
@@ -172,7 +173,7 @@ def test_many_ties_and_odd_numbers_stand_where_the_definition_says(data, keep, s
     vectors = gallery(n=count, unread=0.2)
     queries = [Query("a", "x", targets=vectors.names), Query("b", "x", exclude=("n0", "n7"))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scanning, "BLOCK", step * ROWS)
+        patch.setattr(algebra, "BLOCK", step * ROWS)
         rankings = scan(Dense(matrix), queries, vectors, keep)
     for query, scores, ranking in zip(queries, matrix.T, rankings, strict=True):
         scores = np.where(np.isfinite(scores), scores, LAST)
@@ -216,7 +217,7 @@ def test_a_pass_holds_no_more_than_the_best(monkeypatch):
     texts[0] = 1
     rankings = retrieve([Query(str(i), "x") for i in range(4)], texts, vectors, tau=0.1, keep=20)
     assert rankings[1].names == tuple(f"n{i}" for i in range(20))
-    assert most and max(most) < 4 * scanning.BLOCK
+    assert most and max(most) < 4 * algebra.BLOCK
 
 
 def test_empty_pools_and_unknown_names():

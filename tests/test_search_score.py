@@ -149,6 +149,13 @@ def test_folding_the_papers_score_rounds_as_lerp_does(tau):
     assert np.array_equal(dense(score), dense(Dot(e, fused.numpy())))
 
 
+def test_numpys_numbers_weigh_scores_as_pythons_do():
+    half, score = np.float64(0.5), Dot(e, images)
+    for weighted in (half * score, score * half, np.float32(0.5) * score, half + score - half):
+        assert isinstance(weighted, Sum)
+    close(half * score + half, 0.5 * dense(score) + 0.5)
+
+
 def test_shapes_are_checked_where_a_formula_is_written():
     with pytest.raises(ValueError, match=r"\(7, 24\) do not fit a view \(300, 3\)"):
         Dot(e, images[:, :3])

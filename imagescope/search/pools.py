@@ -75,16 +75,19 @@ class Pools:
 
         stop = start + len(scores)
         if self._limited:
-            places = _within(self._candidates, start, stop)
+            places = _within(self._candidates, start, scores)
             values = scores[places]
             scores[:, self._limited] = -torch.inf
             scores[places] = values
-        scores[_within(self._excluded, start, stop)] = -torch.inf
+        scores[_within(self._excluded, start, scores)] = -torch.inf
         if not self._ok[start:stop].all():
             scores[torch.from_numpy(~self._ok[start:stop]).to(scores.device)] = -torch.inf
 
 
-def _within(pairs: Array, start: int, stop: int) -> tuple[Array, Array]:
+def _within(pairs: Array, start: int, scores: Tensor) -> tuple[Tensor, Tensor]:
     """Those (row, column) pairs, sorted by row, whose row is in a block, counted from its start."""
-    low, high = np.searchsorted(pairs[:, 0], (start, stop))
-    return pairs[low:high, 0] - start, pairs[low:high, 1]
+    import torch
+
+    low, high = np.searchsorted(pairs[:, 0], (start, start + len(scores)))
+    inside = torch.from_numpy(pairs[low:high]).to(scores.device)
+    return inside[:, 0] - start, inside[:, 1]

@@ -19,13 +19,12 @@ import numpy as np
 
 from imagescope.records import Query, Ranking
 from imagescope.search.pools import Images, Pools
-from imagescope.search.score import BLOCK, ROWS, Score, at
+from imagescope.search.score import Score, at, block_size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger("imagescope")
-SCORES = 1 << 20  # of one block
 THREADS = 16  # at most
 LAST = float(np.finfo(np.float32).min)  # instead of a score that is not a finite number
 TURN = threading.Lock()
@@ -72,7 +71,7 @@ class _Pass:
         self._score, self._images = score, images
         self._pools = pools = Pools(queries, images)
         self._keep = max(1, min(keep, max(pools.sizes)))
-        self._step = min(BLOCK, max(1, SCORES // len(queries) // ROWS) * ROWS)
+        self._step = block_size(len(queries))
         used = pools.places >= 0
         goals = np.full(used.shape, np.inf, np.float32)  # nothing is above infinity
         goals[used] = at(score, pools.places[used], used.nonzero()[1])

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # query's scores must not depend on the queries beside it. Zeros fill shapes up to multiples.
 ROWS, COLUMNS = 128, 16
 BLOCK = 2048  # images of one product: what it reads and writes stays in a core's cache
+SCORES = 1 << 20  # of one block, where there are many queries
 
 
 class Score(ABC):
@@ -37,6 +38,8 @@ class Score(ABC):
     Scores are added, subtracted and multiplied, with one another and with numbers. Leaves take a
     `device` ("cpu", "cuda"; None: a GPU if there is one), which is the same for all of a formula.
     """
+
+    __array_ufunc__ = None  # numpy's numbers leave sums and products to us
 
     @abstractmethod
     def block(self, rows: slice | Array) -> Tensor:
@@ -261,13 +264,22 @@ class MinMax(Score):
 
 def at(score: Score, rows: Array, columns: Array) -> Array:
     """float32 (n,): the score of image rows[i] for query columns[i]."""
+    import torch
+
     images, place = np.unique(rows, return_inverse=True)
     values = np.empty(len(rows), np.float32)
-    for start in range(0, len(images), BLOCK):
-        inside = (place >= start) & (place < start + BLOCK)
-        scores = score.block(images[start : start + BLOCK])
-        values[inside] = scores[place[inside] - start, columns[inside]].cpu().numpy()
+    size = block_size(int(columns.max(initial=0)) + 1)
+    for start in range(0, len(images), size):
+        inside = (place >= start) & (place < start + size)
+        scores = score.block(images[start : start + size])
+        places = np.stack((place[inside] - start, columns[inside]))
+        values[inside] = scores[tuple(torch.from_numpy(places).to(scores.device))].cpu().numpy()
     return values
+
+
+def block_size(queries: int) -> int:
+    """How many images a block has."""
+    return min(BLOCK, max(1, SCORES // max(1, queries) // ROWS) * ROWS)
 
 
 def device_or_default(device: str | None) -> str:
