@@ -95,7 +95,22 @@ def check(name: str, data_root: Path, split: str, decode: bool = True) -> Checke
             ):
                 if reason:
                     unreadable[image] = reason
-    return Checked(benchmark, faults, missing, unreadable)
+    return Checked(benchmark, [*faults, *_count_faults(benchmark, data_root)], missing, unreadable)
+
+
+def _count_faults(benchmark: Benchmark, data_root: Path) -> list[Fault]:
+    """What is not as many as it should be. A gallery that is not there at all is said elsewhere."""
+    here = (len({query.id for query in benchmark.queries}), len(benchmark.gallery.names))
+    whole = benchmark.counts or here
+    return [
+        Fault(
+            datasets.folder_of(benchmark.spec, data_root) or data_root,
+            None,
+            f"{count:,} {what}, not {right:,}",
+        )
+        for what, count, right in zip(("queries", "images"), here, whole, strict=True)
+        if count != right and (what == "queries" or count)
+    ]
 
 
 def _unreadable(path: Path) -> str | None:
@@ -140,23 +155,22 @@ def check_all(
 def _begun(name: str, data_root: Path, split: str) -> bool:
     """Whether any annotation file of a split is there, readable or not, by what they are named:
     captions/cap.rc2.test1.json, annotations/val.json."""
-    folder = data_root / datasets.spec(name).folder
-    folder = folder if folder.is_dir() else data_root
+    folder = datasets.folder_of(datasets.spec(name), data_root) or data_root
     names = {split, *(alias for alias, known in datasets.ALIASES.items() if known == split)}
     return any(
         path.stem.rpartition(".")[2] in names
         for place in ("annotations", "captions", "image_splits")
-        for path in folder.glob(f"{place}/*.json")
+        for path in (*folder.glob(f"{place}/*.json"), *folder.glob(f"cirr/{place}/*.json"))
     )
 
 
 def show(checked: Checked, console: Console) -> None:
     """A table of counts beside the published ones, then what is wrong."""
     benchmark, counts = checked.benchmark, checked.counts()
-    published = dict(
-        zip(("queries", "gallery"), benchmark.spec.splits[benchmark.split], strict=True)
-    )
-    table = Table("", "here", "published", title=f"{benchmark.name} {benchmark.split}")
+    whole = benchmark.counts or benchmark.spec.splits[benchmark.split]
+    published = dict(zip(("queries", "gallery"), whole, strict=True))
+    source = "published" if whole == benchmark.spec.splits[benchmark.split] else "declared"
+    table = Table("", "here", source, title=f"{benchmark.name} {benchmark.split}")
     for column in table.columns[1:]:
         column.justify = "right"
     for label, count in counts.items():
@@ -172,6 +186,8 @@ def show(checked: Checked, console: Console) -> None:
     if len(checked.missing) == len(files) and files:
         example = next(iter(files.values()))
         console.print(f"no image is here; looked for {example} and so on", soft_wrap=True)
+        for place in dict.fromkeys(benchmark.image_places):
+            console.print(f"  looked in {place}", markup=False, highlight=False, soft_wrap=True)
     else:
         lost = checked.costs()
         lines = [f"missing: {files[n]}{lost.get(n, '')}" for n in sorted(checked.missing)]

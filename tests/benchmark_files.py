@@ -51,6 +51,11 @@ def edit(path: Path, change: Callable[[Any], Any]) -> None:
     write_json(path, data)
 
 
+def declare(folder: Path, **counts: dict[str, tuple[int, int]]) -> None:
+    """Writes a copy's own counts, (queries, gallery) of each benchmark's splits."""
+    write_json(folder / "counts.json", counts)
+
+
 MEMBERS = [f"dev-{i}-0-img0" for i in range(6)]
 
 
@@ -77,6 +82,7 @@ def small_cirr(root: Path) -> Path:
     hidden = {k: v for k, v in rows[0].items() if not k.startswith("target")}
     hidden |= {"pairid": 27098, "caption": " "}
     write_json(root / "CIRR/captions/cap.rc2.test1.json", [hidden])
+    declare(root / "CIRR", CIRR={"val": (3, 8), "test": (1, 8)})
     return root
 
 
@@ -89,4 +95,5 @@ def small_fashioniq(root: Path) -> Path:
         {"candidate": "B002", "target": "B003", "captions": ["is blue", " . "]},
     ]
     write_json(root / "FashionIQ/captions/cap.dress.val.json", rows)
+    declare(root / "FashionIQ", **{"FashionIQ-dress": {"val": (3, 4)}})
     return root

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from benchmark_files import (
     MEMBERS,
+    declare,
     edit,
     image,
     small_cirr,
@@ -261,8 +262,133 @@ def test_data_check_reports_a_split_of_circo(
     for i in (8, 24):
         image(tmp_path / f"CIRCO/unlabeled2017/{i:012}.jpg")
     line = ["data", "check", "CIRCO", "--data-root", str(tmp_path)]
+    declare(tmp_path / "CIRCO", CIRCO={"val": (1, 2)})
     write_json(tmp_path / "CIRCO/annotations/captions_test2017.json", {})  # COCO's, not CIRCO's
     assert main(line) == 0
     (tmp_path / "CIRCO/captions/test.json").write_bytes(b"\xff")
     assert main(line) == 1
     assert "captions/test.json: not UTF-8" in capsys.readouterr().err
+
+
+def twice(path: Path, record: str, again: str) -> None:
+    """Writes `again` behind `record` in a JSON file's text."""
+    text = path.read_text()
+    assert record in text
+    path.write_text(text.replace(record, record + again, 1))
+
+
+def faults(root: Path, name: str, split: str = "val") -> list[str]:
+    _, found = datasets.inspect(name, root, split)
+    return [str(fault).removeprefix(f"{root}/") for fault in found]
+
+
+def test_what_is_there_twice_is_a_fault_with_its_index(tmp_path: Path) -> None:
+    small_cirr(tmp_path)
+    captions = tmp_path / "CIRR/captions/cap.rc2.val.json"
+    splits = tmp_path / "CIRR/image_splits/split.rc2.val.json"
+    twice(captions, '"caption": "change 1"', ', "caption": "change 9"')
+    assert faults(tmp_path, "CIRR") == [
+        "CIRR/captions/cap.rc2.val.json, index 1: 'caption' is there twice"
+    ]
+    small_cirr(tmp_path)
+    twice(captions, '"reference_rank": 0', ', "reference_rank": 1')  # a key of the image set
+    assert faults(tmp_path, "CIRR") == [
+        "CIRR/captions/cap.rc2.val.json, index 0: 'reference_rank' is there twice"
+    ]
+    small_cirr(tmp_path)
+    twice(splits, '"dev-2-0-img0": "./dev/dev-2-0-img0.png"', ', "dev-2-0-img0": "./dev/x.png"')
+    assert faults(tmp_path, "CIRR") == [
+        "CIRR/image_splits/split.rc2.val.json, index 3: 'dev-2-0-img0' is there twice"
+    ]
+    small_cirr(tmp_path)
+    edit(splits, lambda data: data.update({"dev-7-0-img0": "dev/dev-2-0-img0.png"}))
+    assert faults(tmp_path, "CIRR") == [
+        "CIRR/image_splits/split.rc2.val.json, index 7: dev-7-0-img0: dev/dev-2-0-img0.png is "
+        "dev-2-0-img0's file, too"
+    ]
+
+
+def test_two_names_for_one_file_in_other_lists(tmp_path: Path) -> None:
+    rows = [["raw", "split", "filename"], ['["a"]', "test", "1.jpg"], ['["b"]', "test", "./1.jpg"]]
+    write_csv(tmp_path / "MSCOCO" / CSVS["MSCOCO"], rows)
+    assert ["occurs twice" in fault and "index 1" in fault for fault in
+            faults(tmp_path, "MSCOCO", "test")] == [True]  # fmt: skip
+    write_csv(tmp_path / "MSCOCO" / CSVS["MSCOCO"], [[*rows[0], "raw"], [*rows[1], "x"]])
+    assert "column raw is there twice" in faults(tmp_path, "MSCOCO", "test")[0]
+    write_json(tmp_path / "CIRCO/annotations/val.json", [circo_row(0, 24, [8])])
+    info = {"images": [{"file_name": f"{i:012}.jpg"} for i in (8, 24, 8)]}
+    write_json(tmp_path / "CIRCO/annotations/image_info_unlabeled2017.json", info)
+    assert "index 2: file_name: 000000000008.jpg is listed twice" in faults(tmp_path, "CIRCO")[0]
+
+
+def test_the_benchmarks_own_layouts(tmp_path: Path) -> None:
+    coco = tmp_path / "CIRCO/COCO2017_unlabeled"
+    write_json(tmp_path / "CIRCO/annotations/val.json", [circo_row(0, 24, [8])])
+    info = {"images": [{"file_name": f"{i:012}.jpg"} for i in (8, 24)]}
+    write_json(coco / "annotations/image_info_unlabeled2017.json", info)
+    for i in (8, 24):
+        image(coco / f"unlabeled2017/{i:012}.jpg")
+    circo = datasets.load("CIRCO", tmp_path, "val")
+    assert len(circo.gallery.names) == 2 and not circo.missing
+
+    talk = [{"img": "unlabeled2017/000000000008.jpg", "dialog": [f"text {i}" for i in range(11)]}]
+    write_json(tmp_path / "ChatIR/dialogues/VisDial_v1.0_queries_val.json", talk)
+    space = ["unlabeled2017/000000000008.jpg"]
+    write_json(tmp_path / "ChatIR/ChatIR_Protocol/Search_Space_val_50k.json", space)
+    (tmp_path / "CIRCO/COCO2017_unlabeled").rename(tmp_path / "COCO2017_unlabeled")
+    assert not datasets.load("VisDial", tmp_path, "val").missing
+
+    small_cirr(tmp_path / "made")
+    (tmp_path / "cirr_dataset").mkdir()
+    (tmp_path / "made/CIRR").rename(tmp_path / "cirr_dataset/cirr")
+    for name in (*MEMBERS, "dev-6-0-img0", "dev-7-0-img0"):
+        image(tmp_path / f"cirr_dataset/dev/{name}.png")
+    assert not datasets.load("CIRR", tmp_path, "val").missing
+    (tmp_path / "cirr_dataset/img_raw").mkdir()
+    (tmp_path / "cirr_dataset/dev").rename(tmp_path / "cirr_dataset/img_raw/dev")
+    assert not datasets.load("CIRR", tmp_path, "val").missing
+
+    small_fashioniq(tmp_path / "made")
+    (tmp_path / "made/FashionIQ").rename(tmp_path / "fashion-iq")
+    assert len(datasets.load("FashionIQ-dress", tmp_path, "val").queries) == 3
+
+
+def test_where_nothing_is_found_all_places_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=r"FashionIQ, .*fashion-iq, .*fashionIQ_dataset: no such"):
+        datasets.load("FashionIQ-dress", tmp_path, "val")
+    (tmp_path / "CIRCO").mkdir()
+    with pytest.raises(UserError, match=r"annotations/val.json: no such.*captions/val.json, too"):
+        datasets.load("CIRCO", tmp_path, "val")
+    write_json(tmp_path / "CIRCO/annotations/val.json", [circo_row(0, 24, [8])])
+    assert main(["data", "check", "CIRCO", "--split", "val", "--data-root", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    for place in ("CIRCO/COCO2017_unlabeled", "VisDial", "CIRCO", "COCO2017_unlabeled"):
+        assert f"looked in {tmp_path / place}/unlabeled2017" in said
+
+
+def test_another_count_than_the_benchmarks_is_a_fault(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_fashioniq(tmp_path)
+    for number in range(4):
+        image(tmp_path / f"FashionIQ/images/B00{number}.png")
+    line = ["data", "check", "FashionIQ-dress", "--data-root", str(tmp_path)]
+    assert main(line) == 0
+    (tmp_path / "FashionIQ/counts.json").unlink()
+    capsys.readouterr()
+    assert main(line) == 1
+    said = capsys.readouterr().out
+    assert "FashionIQ: 3 queries, not 2,017" in said and "4 images, not 3,817" in said
+    declare(tmp_path / "FashionIQ", **{"FashionIQ-dress": {"val": (3, 5)}})
+    assert main(line) == 1
+    write_json(tmp_path / "FashionIQ/counts.json", {"FashionIQ-dress": {"val": "many"}})
+    assert main(line) == 1
+    assert "[queries, gallery] of FashionIQ-dress val expected" in capsys.readouterr().err
+
+
+def test_the_tiny_benchmarks_declare_their_counts(tiny_data: Path) -> None:
+    for name in ("CIRR", "FashionIQ", "VisDial", "CIRCO", "MSCOCO", "Flickr30K"):
+        line = ["data", "check", name, "--data-root", str(tiny_data), "--no-decode"]
+        assert main(line) == 0, name

@@ -13,6 +13,7 @@ from imagescope.datasets.base import (
     Options,
     Source,
     Spec,
+    declared_counts,
     files_in,
     without_missing,
 )
@@ -109,6 +110,13 @@ def load_annotations(
     return benchmark
 
 
+def folder_of(known: Spec, root: Path) -> Path | None:
+    """Where a benchmark lies below the data root, or the root itself if it is that folder."""
+    below = next((root / name for name in known.folders if (root / name).is_dir()), None)
+    itself = root.resolve().name.lower() in map(str.lower, known.folders)
+    return below or (root if itself else None)
+
+
 def inspect(
     name: str,
     data_root: Path | str,
@@ -129,11 +137,15 @@ def inspect(
     root = Path(data_root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; --data-root names the one with the data")
-    folder = root / known.folder
-    if not folder.is_dir():
-        if root.resolve().name.lower() != known.folder.lower():
-            raise UserError(f"{folder}: no such folder; {DOCS}")
-        root, folder = root / "..", root
-    source = Source(root, folder, split, options, listing)
+    folder = folder_of(known, root)
+    if folder is None:
+        places = ", ".join(str(root / name) for name in known.folders)
+        raise UserError(f"{places}: no such folder; {DOCS}")
+    source = Source(root / ".." if folder == root else root, folder, split, options, listing)
     queries, gallery = known.read(source)
-    return Benchmark(known, split, tuple(queries), gallery, options), source.faults
+    benchmark = Benchmark(
+        *(known, split, tuple(queries), gallery, options),
+        image_places=tuple(source.image_places),
+        counts=declared_counts(folder, known.name, split) or known.splits[split],
+    )
+    return benchmark, source.faults

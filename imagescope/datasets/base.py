@@ -16,9 +16,12 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imagescope import metrics
+from imagescope.datasets.json_records import record, repetitions, whole_records
 from imagescope.errors import UserError
+from imagescope.files import open_regular
 from imagescope.records import Estimate, Gallery, Query, Ranking
 
+COUNTS = "counts.json"
 DOCS = "docs/benchmarks.md says where to get it and how to lay it out"
 
 
@@ -43,7 +46,8 @@ Listing = Callable[[Path], frozenset[str]]
 class Spec:
     """A benchmark's metadata and its two functions.
 
-    folder: below the data root.  splits: split -> published (queries, gallery).
+    folder: below the data root; `also`: other names of it.  splits: split -> published (queries,
+    gallery).
     read: makes queries and gallery.  measure: per-query values of its metrics.
     """
 
@@ -56,6 +60,11 @@ class Spec:
     citation: str
     read: Callable[[Source], tuple[list[Query], Gallery]]
     measure: Callable[[Sequence[Query], Sequence[Ranking], Options], metrics.Measured]
+    also: tuple[str, ...] = ()
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        return (self.folder, *self.also)
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,8 @@ class Benchmark:
 
     missing: images of the gallery, and references, without a file. incomplete: keys of the queries
     whose "target" is missing (a miss), or "reference" (it runs on the instruction alone), or both.
+    image_places: the folders where images were looked for.  counts: (queries, gallery) that the
+    split should have: as published, or as the folder's counts.json declares.
     """
 
     spec: Spec
@@ -73,6 +84,8 @@ class Benchmark:
     options: Options = Options()
     missing: frozenset[str] = frozenset()
     incomplete: Mapping[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
+    image_places: tuple[Path, ...] = ()
+    counts: tuple[int, int] | None = None
 
     @property
     def name(self) -> str:
@@ -180,23 +193,27 @@ class Source:
     options: Options
     listing: Listing = files_in
     faults: list[Fault] = field(default_factory=list)
+    image_places: list[Path] = field(default_factory=list)
+    _tried: dict[Path, list[Path]] = field(default_factory=dict)
 
     def fault(self, file: Path, index: int | None, reason: str) -> None:
         self.faults.append(Fault(file, index, reason))
 
     def find(self, *places: str) -> Path:
         """The first of several places of an annotation file that exists, else the first."""
-        return next((p for name in places if (p := self.folder / name).is_file()), None) or (
-            self.folder / places[0]
-        )
+        tries = [self.folder / place for place in places]
+        found = next((path for path in tries if path.is_file()), tries[0])
+        self._tried[found] = tries
+        return found
 
     def json(self, path: Path, kind: type) -> Any:
         """A JSON file's list or mapping; a fault, and nothing in it, where it is none."""
         text = self.text(path)
         try:
-            data = json.loads(text)
+            data = json.loads(text, object_pairs_hook=record)
+            repeated = list(repetitions(data))
         except ValueError as error:
-            index = _whole_records(text) if kind is list else None
+            index = whole_records(text) if kind is list else None
             self.fault(path, index, f"not valid JSON (cut off?): {error}")
             return kind()
         except RecursionError:
@@ -206,14 +223,19 @@ class Source:
             wanted = "a list" if kind is list else "a mapping"
             self.fault(path, None, f"{wanted} expected, got {type(data).__name__}")
             return kind()
+        for index, key in repeated:
+            self.fault(path, index, f"{key!r:.80} is there twice")
         return data
 
     def text(self, path: Path) -> str:
         """A file's text. Raises UserError where it cannot be read."""
         try:
-            return path.read_text(encoding="utf-8-sig")
+            with open_regular(path) as file:
+                return file.read().decode("utf-8-sig")
         except FileNotFoundError:
-            raise UserError(f"{path}: no such file; {DOCS}") from None
+            others = [str(place) for place in self._tried.get(path, ()) if place != path]
+            looked = f" (looked for {', '.join(others)}, too)" if others else ""
+            raise UserError(f"{path}: no such file; {DOCS}{looked}") from None
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: not UTF-8 text ({error}); download it again") from None
         except OSError as error:
@@ -222,9 +244,9 @@ class Source:
     def rows(self, path: Path, model: type[RowT]) -> list[tuple[int, RowT]]:
         """The well-formed records of a JSON list, with their indices; faults for the others."""
         rows = []
-        for index, record in enumerate(self.json(path, list)):
+        for index, value in enumerate(self.json(path, list)):
             try:
-                rows.append((index, model.model_validate(record)))
+                rows.append((index, model.model_validate(value)))
             except ValidationError as error:
                 for e in error.errors():
                     place = ".".join(map(str, e["loc"])) or "record"
@@ -243,10 +265,30 @@ class Source:
                 names[name] = None
         return list(names)
 
-    def image_folder(self, *places: str) -> Path:
-        """The first folder that exists, below the benchmark's or the data root; else the first."""
-        tries = [self.folder / places[0], *(self.root / place for place in places[1:])]
+    def image_folder(self, *places: str, beside: Sequence[str] = ()) -> Path:
+        """The first of several folders of images that exists, else the first: below the
+        benchmark's folder, then below others of the data root ("" is the root itself)."""
+        bases = [self.folder, *(self.root / other for other in beside)]
+        tries = [base / place for base in bases for place in places]
+        self.image_places += tries
         return next((path for path in tries if path.is_dir()), tries[0])
+
+
+def declared_counts(folder: Path, name: str, split: str) -> tuple[int, int] | None:
+    """(queries, gallery) that a copy of a benchmark declares in its own counts.json, where it has
+    one: {name: {split: [queries, gallery]}}. Raises UserError for a file of another kind."""
+    path = folder / COUNTS
+    try:
+        with open_regular(path) as file:
+            counts = json.loads(file.read())[name][split]
+    except (FileNotFoundError, LookupError):
+        return None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: declares no counts: {error}") from None
+    match counts:
+        case [int(queries), int(gallery)]:
+            return queries, gallery
+    raise UserError(f"{path}: [queries, gallery] of {name} {split} expected, got {counts!r:.80}")
 
 
 def is_safe(path: str) -> bool:
@@ -254,27 +296,6 @@ def is_safe(path: str) -> bool:
     parts = PurePosixPath(path).parts
     plain = bool(parts) and not path.startswith("/") and not set(path) & set("\\\0")
     return plain and not any(part == ".." or part.startswith("._") for part in parts)
-
-
-def _whole_records(text: str) -> int | None:
-    """How many records of a broken JSON list are whole: the index of the one that breaks."""
-    decoder, count = json.JSONDecoder(), 0
-    position = text.find("[") + 1
-    while 0 < position < len(text):
-        try:
-            _, position = decoder.raw_decode(text, position + _blank(text, position))
-        except (ValueError, RecursionError):
-            return count
-        count += 1
-        position += _blank(text, position) + 1  # the comma
-    return count or None
-
-
-def _blank(text: str, start: int) -> int:
-    end = start
-    while end < len(text) and text[end] in " \t\r\n":
-        end += 1
-    return end - start
 
 
 def find_missing(files: Mapping[str, Path], listing: Listing = files_in) -> frozenset[str]:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from imagescope.datasets.base import Options, Source, is_safe
 from imagescope.metrics import Measured, recall, target_ranks
@@ -16,22 +17,28 @@ COLUMNS = ("raw", "split", "filename")  # the others differ from copy to copy
 LONGEST = 10_000_000  # characters of a cell; csv's own limit is 131,072
 
 
-def reader(file: str) -> Callable[[Source], tuple[list[Query], Gallery]]:
+def reader(file: str, *folders: str) -> Callable[[Source], tuple[list[Query], Gallery]]:
     """Reads the rows of a CSV whose `split` is the wanted one. `raw` is a JSON list of captions;
-    a cell is data and never run. Query ids count the captions."""
+    a cell is data and never run. Query ids count the captions. folders: where images may lie."""
 
     def read(source: Source) -> tuple[list[Query], Gallery]:
-        path, folder = source.folder / file, source.folder / "images"
+        path, folder = source.folder / file, source.image_folder("images", *folders)
         csv.field_size_limit(LONGEST)
         rows = csv.DictReader(io.StringIO(source.text(path), newline=""), strict=True)
-        files = {}
+        files: dict[str, Path] = {}
+        seen: set[Path] = set()  # "a.jpg" and "./a.jpg" are one file
         queries: list[Query] = []
         try:
             absent = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
             if absent:
                 source.fault(path, None, f"no column {', '.join(absent)}")
                 return [], Gallery((), {})
+            for name in COLUMNS:
+                if rows.fieldnames and rows.fieldnames.count(name) > 1:
+                    source.fault(path, None, f"column {name} is there twice")
             for index, row in enumerate(rows):
+                if row.get(None):  # type: ignore[call-overload]
+                    source.fault(path, index, "the row has more cells than there are columns")
                 if row["split"] != source.split:
                     if row["split"] is None:
                         source.fault(path, index, "the row is cut off")
@@ -39,12 +46,13 @@ def reader(file: str) -> Callable[[Source], tuple[list[Query], Gallery]]:
                 name, captions = row["filename"], _captions(row["raw"])
                 if not name or not is_safe(name):
                     source.fault(path, index, f"filename: not the name of an image: {name!r:.80}")
-                elif name in files:
+                elif (file_path := folder / name) in seen:
                     source.fault(path, index, f"filename: {name} occurs twice")
                 elif isinstance(captions, str):
                     source.fault(path, index, f"raw: {captions}")
                 else:
-                    files[name] = folder / name
+                    files[name] = file_path
+                    seen.add(file_path)
                     queries += [
                         Query(str(len(queries) + i), caption, targets=(name,))
                         for i, caption in enumerate(captions)

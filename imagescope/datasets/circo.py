@@ -12,6 +12,8 @@ from imagescope.datasets.base import Options, Row, Source, Spec
 from imagescope.metrics import Measured, by_aspect, mean_average_precision, recall, target_ranks
 from imagescope.records import Gallery, Query, Ranking
 
+# COCO 2017's unlabeled images: as the paper has them, and as CIRCO's own repository says
+COCO = ("unlabeled2017", "COCO2017_unlabeled/unlabeled2017")
 KS = (5, 10, 25, 50)
 FILE = re.compile(r"\d{12}\.jpg")
 # COCO 2017's largest id is a little below. Without the official list that is all one can know of an
@@ -39,7 +41,7 @@ def file_name(image: int) -> str:
 
 
 def read(source: Source) -> tuple[list[Query], Gallery]:
-    folder = source.image_folder("unlabeled2017", "VisDial/unlabeled2017", "unlabeled2017")
+    folder = source.image_folder(*COCO, beside=["", "VisDial"])
     path = source.find(*(f"{place}/{source.split}.json" for place in ("annotations", "captions")))
     rows = source.rows(path, _Query)
     listed = _listed(source)
@@ -60,7 +62,10 @@ def read(source: Source) -> tuple[list[Query], Gallery]:
 def _listed(source: Source) -> list[str]:
     """The gallery by COCO's own list, where the user has it; else nothing."""
     info = "image_info_unlabeled2017.json"
-    path = source.find(f"annotations/{info}", f"captions/{info}", info)
+    path = source.find(
+        *(f"annotations/{info}", f"captions/{info}", info),
+        *(f"COCO2017_unlabeled/annotations/{info}", f"../COCO2017_unlabeled/annotations/{info}"),
+    )
     if not path.is_file():
         return []
     names = set()
@@ -68,6 +73,8 @@ def _listed(source: Source) -> list[str]:
         name = image.get("file_name") if isinstance(image, dict) else None
         if not isinstance(name, str) or not FILE.fullmatch(name):
             source.fault(path, index, f"file_name: not one of COCO's: {name!r:.80}")
+        elif name in names:
+            source.fault(path, index, f"file_name: {name} is listed twice")
         else:
             names.add(name)
     return sorted(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from pydantic import Field
 
@@ -11,6 +12,7 @@ from imagescope.metrics import Measured, recall, target_ranks
 from imagescope.records import Gallery, Query, Ranking
 
 RECALL, SUBSET = (1, 5, 10, 50), (1, 2, 3)
+ANNOTATIONS = ("", "cirr/")  # where they are in the benchmark's own download, and in others' copies
 BLANK = "the same image"  # pairid 27098 of test1 has no caption; the paper gives it this one
 
 
@@ -29,7 +31,7 @@ class _Caption(Row):
 def read(source: Source) -> tuple[list[Query], Gallery]:
     split = {"test": "test1"}.get(source.split, source.split)
     gallery = _gallery(source, split)
-    path = source.folder / "captions" / f"cap.rc2.{split}.json"
+    path = source.find(*(f"{place}captions/cap.rc2.{split}.json" for place in ANNOTATIONS))
     queries: dict[int, Query] = {}
     for index, row in source.rows(path, _Caption):
         reasons = _doubt(row, gallery, hidden=source.split == "test")
@@ -43,13 +45,18 @@ def read(source: Source) -> tuple[list[Query], Gallery]:
 
 
 def _gallery(source: Source, split: str) -> Gallery:
-    path = source.folder / "image_splits" / f"split.rc2.{split}.json"
-    files = {}
+    path = source.find(*(f"{place}image_splits/split.rc2.{split}.json" for place in ANNOTATIONS))
+    part = {"val": "dev"}.get(split, split)
+    folder = source.image_folder(part, f"img_raw/{part}").parent
+    files: dict[str, Path] = {}
+    names: dict[Path, str] = {}
     for index, (name, place) in enumerate(source.json(path, dict).items()):
         if not isinstance(place, str) or not is_safe(place) or not is_safe(name):
             source.fault(path, index, f"{name}: not the path of an image: {place!r:.80}")
+        elif (file := folder / place) in names:
+            source.fault(path, index, f"{name}: {place} is {names[file]}'s file, too")
         else:
-            files[name] = source.folder / place
+            files[name], names[file] = file, name
     return Gallery(tuple(files), files)
 
 
@@ -104,4 +111,5 @@ SPEC = Spec(
     "Models, ICCV 2021",
     read=read,
     measure=measure,
+    also=("cirr_dataset",),
 )

@@ -55,7 +55,7 @@ def _read(source: Source, category: str) -> tuple[list[Query], Gallery]:
 
 
 def _gallery(source: Source, path: Path) -> Gallery:
-    folder = source.folder / "images"
+    folder = source.image_folder("images", "resized_image")
     present = source.listing(folder)
     files = {}
     for index, name in enumerate(source.names(path)):
@@ -88,6 +88,7 @@ def _spec(category: str, counts: tuple[int, int]) -> Spec:
         "Language Feedback, CVPR 2021",
         read=read,
         measure=measure,
+        also=("fashion-iq", "fashionIQ_dataset"),
     )
 
 

@@ -12,6 +12,6 @@ SPEC = Spec(
     licence="research and education only; images from Flickr",
     citation="Young et al., From image descriptions to visual denotations, TACL 2014; split of "
     "Karpathy and Fei-Fei, CVPR 2015",
-    read=reader("test_1k_flickr.csv"),
+    read=reader("test_1k_flickr.csv", "images_flickr_1k_test", "flickr30k-images"),
     measure=measure,
 )

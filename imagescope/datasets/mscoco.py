@@ -12,6 +12,6 @@ SPEC = Spec(
     licence="CC BY 4.0 (annotations); images under their Flickr licences",
     citation="Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014; split of Karpathy "
     "and Fei-Fei, CVPR 2015",
-    read=reader("test_5k_mscoco_2014.csv"),
+    read=reader("test_5k_mscoco_2014.csv", "images_mscoco_2014_5k_test", "val2014"),
     measure=measure,
 )

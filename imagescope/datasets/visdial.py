@@ -9,9 +9,11 @@ from pathlib import Path
 from pydantic import Field
 
 from imagescope.datasets.base import Options, Row, Source, Spec
+from imagescope.datasets.circo import COCO
 from imagescope.metrics import Measured, measure_dialogues
 from imagescope.records import Gallery, Query, Ranking
 
+SPACE, DIALOGUES = "Search_Space_val_50k.json", "VisDial_v1.0_queries_val.json"
 ROUNDS = 10
 ENTRY = re.compile(r"unlabeled2017/(\d{12}\.jpg)")
 
@@ -22,8 +24,8 @@ class _Dialogue(Row):
 
 
 def read(source: Source) -> tuple[list[Query], Gallery]:
-    gallery = _gallery(source, source.folder / "Search_Space_val_50k.json")
-    path = source.folder / "VisDial_v1.0_queries_val.json"
+    gallery = _gallery(source, source.find(SPACE, f"ChatIR_Protocol/{SPACE}"))
+    path = source.find(DIALOGUES, f"dialogues/{DIALOGUES}")
     queries: list[Query] = []
     seen: set[str] = set()
     for index, row in source.rows(path, _Dialogue):
@@ -42,7 +44,7 @@ def read(source: Source) -> tuple[list[Query], Gallery]:
 
 
 def _gallery(source: Source, path: Path) -> Gallery:
-    folder = source.image_folder("unlabeled2017", "CIRCO/unlabeled2017", "unlabeled2017")
+    folder = source.image_folder(*COCO, beside=["", "CIRCO"])
     files = {}
     for index, entry in enumerate(source.names(path)):
         match = ENTRY.fullmatch(entry)
@@ -68,4 +70,5 @@ SPEC = Spec(
     "Das et al., Visual Dialog, CVPR 2017",
     read=read,
     measure=measure,
+    also=("ChatIR",),
 )

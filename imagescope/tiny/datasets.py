@@ -15,6 +15,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from imagescope.datasets import SPECS
+from imagescope.datasets.base import COUNTS, Options, Source, Spec
 from imagescope.errors import UserError
 from imagescope.tiny.datasets_composed import write_circo, write_cirr, write_fashioniq
 from imagescope.tiny.dialogues import can_talk, dialogue
@@ -22,7 +24,7 @@ from imagescope.tiny.families import families
 from imagescope.tiny.language import free_caption
 from imagescope.tiny.scenes import Scene, draw
 
-VERSION = 1  # raise it when anything that is written changes
+VERSION = 2  # raise it when anything that is written changes
 MANIFEST = "manifest.json"
 IMAGES_PER_CSV, OTHER_ROWS, CAPTIONS = 200, 20, 5
 DIALOGUES, POOL = 60, 600
@@ -47,6 +49,7 @@ def make(root: Path, seed: int = 0, force: bool = False) -> dict[str, int]:
             made = Path(tempfile.mkdtemp(dir=root, prefix=f".{name}-"))
             try:
                 write(made, Random(f"{name}/{seed}"))
+                _declare_counts(made, name)
                 files = _seal(made, seed)
                 made.chmod(0o755)
                 if folder.exists():
@@ -57,6 +60,21 @@ def make(root: Path, seed: int = 0, force: bool = False) -> dict[str, int]:
                 raise
         counts[name] = files
     return counts
+
+
+def _declare_counts(folder: Path, name: str) -> None:
+    """Writes counts.json: the counts of this small copy, which `data check` holds it to."""
+    counts = {
+        spec.name: {split: _counts(spec, folder, split) for split in spec.splits}
+        for spec in SPECS.values()
+        if spec.folder == name
+    }
+    _write_json(folder / COUNTS, counts)
+
+
+def _counts(spec: Spec, folder: Path, split: str) -> tuple[int, int]:
+    queries, gallery = spec.read(Source(folder.parent, folder, split, Options()))
+    return len({query.id for query in queries}), len(gallery.names)
 
 
 def _seal(folder: Path, seed: int) -> int:
