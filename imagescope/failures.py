@@ -61,9 +61,13 @@ def count_fallbacks(traces: Iterable[Trace]) -> dict[str, int]:
         counts[f"synthesis {s.parse}"] += s.parse != "ok"
         counts[f"questions {s.questions_parse}"] += s.questions_parse != "ok"
         if trace.verification:
-            unread = sum(a is None for row in trace.verification.answers for a in row)
-            counts["verification: answers missing"] += unread
+            missing = sum(a is None for row in trace.verification.answers for a in row)
+            unread = len(trace.verification.unread)
+            counts["verification: answers missing"] += missing - unread
+            counts["verification: not understood"] += unread
         if trace.evaluation:
             unjudged = sum(not j.judged for j in trace.evaluation.judgements)
             counts["evaluation: not judged"] += unjudged
+            unread = sum(j.unread for j in trace.evaluation.judgements)
+            counts["evaluation: not understood"] += unread
     return {kind: n for kind, n in sorted(counts.items()) if n}

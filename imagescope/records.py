@@ -130,24 +130,28 @@ class Verification:
     the synthesis' questions.
 
     yes:    P(yes) against P(no), in [0, 1]; NaN where the engine gives no probabilities.
-    answers: what the rule made of the text: True where it contains "yes"; None where the image
-             could not be read (counts as not satisfied).
+    answers: yes or no; None where there is no answer, as about an image that could not be read,
+             or none that was understood (both count as not satisfied).
     scores: number of questions answered as expected, per candidate.
+    unread: (row, column, text) of the answers that were given but not understood.
     """
 
     candidates: tuple[str, ...]
     yes: tuple[tuple[float, ...], ...]
     answers: tuple[tuple[bool | None, ...], ...]
     scores: tuple[int, ...]
+    unread: tuple[tuple[int, int, str], ...] = added(())
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The evaluator's words about one (reference, candidate) pair."""
+    """The evaluator's words about one (reference, candidate) pair. unread: they were not
+    understood, and so not accepted."""
 
     candidate: str
     accepted: bool
     text: str
+    unread: bool = added(False)
 
     @property
     def judged(self) -> bool:

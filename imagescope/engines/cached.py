@@ -11,6 +11,7 @@ from typing import Any
 
 from imagescope.cache import Cache
 from imagescope.engines.base import Engine, Pair, Picture, Request, Response, collect
+from imagescope.engines.text import received
 from imagescope.entries import Entry
 from imagescope.errors import UserError
 from imagescope.hashing import digest
@@ -133,7 +134,9 @@ class Cached:
         asked = [[requests[places[key][0]] for key in chunk] for chunk in chunks]
         for number, responses in self._ask(asked):
             answered = zip(chunks[number], responses, strict=True)
-            found = self._cache.put([Entry(k, self._id, materials[k], r) for k, r in answered])
+            found = self._cache.put(
+                [Entry(k, self._id, materials[k], received(r)) for k, r in answered]
+            )
             lost = sum(unreadable(requests[places[k][0]], r) for k, r in found.items())
             stats.asked += len(found) - lost
             stats.unreadable += lost

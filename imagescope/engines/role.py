@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from imagescope.config import ModelConfig
 from imagescope.engines.base import Request, Response
 from imagescope.engines.cached import Absent, Cached, Counts, unreadable
+from imagescope.engines.text import harmless
 from imagescope.errors import UserError
 from imagescope.progress import log, track
 
@@ -56,6 +57,7 @@ class Role:
     engine: Cached
     config: ModelConfig
     steps: dict[str, Step] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
 
     def ask(
         self,
@@ -93,6 +95,12 @@ class Role:
         """Counts answers of a step that were not understood. label: as `ask` got it."""
         self.steps[label.split(",")[0]].unread += count
 
+    def warn_once(self, message: str) -> None:
+        """A warning that is not repeated while the role is open."""
+        if message not in self._told:
+            self._told.add(message)
+            log.warning("%s", message)
+
     def missing(self, requests: Sequence[Request]) -> int:
         """How many of the requests would cost something: neither duplicates nor held."""
         return self.engine.missing(self._decoded(requests))
@@ -102,11 +110,12 @@ class Role:
         self.engine.adopt(self._decoded(requests), texts)
 
     def _decoded(self, requests: Sequence[Request]) -> list[Request]:
-        """The requests with the role's decoding."""
+        """The requests with the role's decoding, their prompts harmless."""
         config = self.config
         return [
             replace(
                 r,
+                prompt=harmless(r.prompt),
                 max_tokens=min(r.max_tokens, config.max_tokens),
                 repetition_penalty=config.repetition_penalty,
                 stop=config.stop,

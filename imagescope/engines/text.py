@@ -1,12 +1,40 @@
-"""What the local engines do to text: templates around prompts, words at a first token, stops."""
+"""What engines do to text: what may pass, templates, words at a first token, stops."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from imagescope.engines.base import Response
 from imagescope.errors import UserError
+
+SILENT = "answered without text"
+# Control characters but tab and line breaks; marks that turn the direction of what follows.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
+_TURNING = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+def harmless(text: str) -> str:
+    """The text without what no prompt and no answer says: control characters become blanks, marks
+    of direction go, halves of a character are joined, or replaced where they are alone."""
+    if text.isascii() and text.isprintable():
+        return text
+    if _SURROGATE.search(text):
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return _TURNING.sub("", _CONTROL.sub(" ", text))
+
+
+def received(response: Response) -> Response:
+    """A response as it may be kept: harmless; without text it is an error, and not kept at all."""
+    if not isinstance(response.text, str):
+        return response  # the store says what is wrong with it
+    text = harmless(response.text)
+    if response.error is None and not text.strip():
+        return replace(response, text=text, finish="error", error=SILENT)
+    return response if text == response.text else replace(response, text=text)
 
 
 def neutraliser(tokenizer: Any) -> re.Pattern[str]:

@@ -111,5 +111,6 @@ class State:
     def judgement(self, name: str) -> tuple[bool | None, str]:
         for found in self.evaluation.judgements if self.evaluation else ():
             if found.candidate == name:
-                return found.accepted if found.judged else None, found.text
+                understood = found.judged and not found.unread
+                return found.accepted if understood else None, found.text
         return None, ""

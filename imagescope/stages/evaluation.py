@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from imagescope.config import Reading
+from imagescope.decisions import accepts
 from imagescope.engines.base import Pair, Request
 from imagescope.engines.role import Role
-from imagescope.parsing import accepts
 from imagescope.prompts import fill
 from imagescope.records import Evaluation, Judgement, Query, Ranking
 from imagescope.stages.ranking import reorder
@@ -28,8 +28,8 @@ def evaluate(
     """The alpha best of each query in turn; the first accepted one moves to rank 1.
 
     A query stops at its first Yes; all No leaves the order as it was. The queries go together,
-    rank by rank, so that the engine sees large batches. A candidate that could not be judged is
-    neither: it stays where it is, and the judgement says why.
+    rank by rank, so that the engine sees large batches. A candidate that could not be judged, or
+    whose judgement is not understood, stays where it is, and the judgement says why.
     """
     judged: list[list[Judgement]] = [[] for _ in queries]
     open_queries = [i for i, q in enumerate(queries) if not q.verbatim]
@@ -46,12 +46,15 @@ def evaluate(
         responses = evaluator.ask(requests, f"evaluation, rank {rank + 1}", about)
         undecided = []
         for i, response in zip(open_queries, responses, strict=True):
-            accepted = accepts(response.text) and not response.error
+            decision = None if response.error else accepts(response.text, reading)
+            unread = decision is None and not response.error
             text = f"(not judged: {response.error})" if response.error else response.text
-            judged[i].append(Judgement(rankings[i].names[rank], accepted, text))
-            if not accepted:
+            judged[i].append(Judgement(rankings[i].names[rank], decision is True, text, unread))
+            if not decision:
                 undecided.append(i)
         open_queries = undecided
+    if any(judged):
+        evaluator.unread("evaluation", sum(j.unread for found in judged for j in found))
     return [_promote(found, r) for found, r in zip(judged, rankings, strict=True)]
 
 

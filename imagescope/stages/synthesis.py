@@ -14,7 +14,13 @@ from dataclasses import replace
 from imagescope.config import Reading
 from imagescope.engines.base import Request
 from imagescope.engines.role import Role
-from imagescope.parsing import parse_questions, parse_synthesis
+from imagescope.parsing import (
+    QUESTIONS_SCHEMA,
+    SYNTHESIS_SCHEMA,
+    parse_questions,
+    parse_synthesis,
+    understood,
+)
 from imagescope.prompts import PromptSet, atomic_instructions, fill
 from imagescope.records import BLANK_IMAGE, Query, Synthesis
 
@@ -34,7 +40,7 @@ def synthesise(
     """
     place = {q.key: i for i, q in enumerate(queries)}
     done: dict[int, Synthesis] = {}
-    waiting = list(range(len(queries)))
+    waiting, unread = list(range(len(queries))), 0
     while waiting:
         before = {i: place.get((queries[i].id, queries[i].turn - 1)) for i in waiting}
         wave = [i for i in waiting if before[i] is None or before[i] in done]
@@ -58,6 +64,7 @@ def synthesise(
                     REF_IMAGE_DESC=reference.strip(),
                 ),
                 max_tokens=LONGEST,
+                schema=SYNTHESIS_SCHEMA if reasoner.config.json_schema else None,
             )
             for i, reference, _ in asked
         ]
@@ -69,10 +76,16 @@ def synthesise(
             strict=True,
         ):
             query = queries[i]
-            edits, descriptions, how = parse_synthesis(response.text, query.instruction, fallback)
+            edits, descriptions, how = parse_synthesis(
+                response.text, query.instruction, fallback, reading
+            )
             if response.error:
                 how = f"fallback: {response.error}"
+            elif not understood(how):
+                unread += 1
             done[i] = Synthesis(reference, edits, descriptions, text=response.text, parse=how)
+    if unread:
+        reasoner.unread("synthesis", unread)
     return [done[i] for i in range(len(queries))]
 
 
@@ -93,16 +106,21 @@ def ask_questions(
                 ATOMIC_INST=atomic_instructions(syntheses[i].edits),
             ),
             max_tokens=LONGEST,
+            schema=QUESTIONS_SCHEMA if reasoner.config.json_schema else None,
         )
         for i in places
     ]
-    result = list(syntheses)
+    result, unread = list(syntheses), 0
     about = [str(queries[i]) for i in places]
     for i, response in zip(places, reasoner.ask(requests, "questions", about), strict=True):
-        questions, how = parse_questions(response.text)
+        questions, how = parse_questions(response.text, reading)
         if response.error:
             how = f"fallback: {response.error}"
+        elif not understood(how):
+            unread += 1
         result[i] = replace(
             result[i], questions=questions, questions_text=response.text, questions_parse=how
         )
+    if unread:
+        reasoner.unread("questions", unread)
     return result

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from imagescope.config import Reading
-from imagescope.engines.base import Picture, Request
+from imagescope.decisions import says_yes
+from imagescope.engines.base import Picture, Request, Response
 from imagescope.engines.role import Role
-from imagescope.parsing import says_yes
+from imagescope.engines.text import SILENT
 from imagescope.prompts import VERIFICATION
+from imagescope.reasoning import begins_to_think
 from imagescope.records import Query, Ranking, Synthesis, Verification
 from imagescope.stages.ranking import reorder
 
@@ -44,7 +46,7 @@ def verify(
         Request(
             VERIFICATION.format(question=question),
             (Picture(str(files[name])),),
-            max_tokens=1,
+            max_tokens=verifier.config.answer_tokens,
             choices=("yes", "no"),
         )
         for name, question in pairs
@@ -52,6 +54,12 @@ def verify(
     about = [wanted[pair] for pair in pairs]
     answered = verifier.ask(requests, "verification", about, wanted=total)
     responses = dict(zip(pairs, answered, strict=True))
+    read = {
+        pair: None if response.error else says_yes(response.text, reading)
+        for pair, response in responses.items()
+    }
+    verifier.unread("verification", sum(read[p] is None and not responses[p].error for p in pairs))
+    _tell_of_thinking(verifier, answered)
     results: list[tuple[Verification | None, Ranking]] = []
     for synthesis, ranking in zip(syntheses, rankings, strict=True):
         head, questions = ranking.names[:top_k], synthesis.questions
@@ -59,7 +67,13 @@ def verify(
             results.append((None, ranking))
             continue
         table = [[responses[name, q.text] for q in questions] for name in head]
-        answers = tuple(tuple(None if r.error else says_yes(r.text) for r in row) for row in table)
+        answers = tuple(tuple(read[name, q.text] for q in questions) for name in head)
+        unread = tuple(
+            (i, j, response.text)
+            for i, row in enumerate(table)
+            for j, response in enumerate(row)
+            if answers[i][j] is None and not response.error
+        )
         yes = tuple(
             tuple(r.probabilities[0] if r.probabilities else math.nan for r in row) for row in table
         )
@@ -67,6 +81,18 @@ def verify(
             sum(a is q.expected for a, q in zip(row, questions, strict=True)) for row in answers
         )
         order = sorted(range(len(head)), key=lambda i: -scores[i])
-        verification = Verification(head, yes, answers, scores)
+        verification = Verification(head, yes, answers, scores, unread)
         results.append((verification, reorder(ranking, [head[i] for i in order])))
     return results
+
+
+def _tell_of_thinking(verifier: Role, responses: Sequence[Response]) -> None:
+    """A warning where a model spent what it may say on thinking."""
+    silent = sum(begins_to_think(r.text) or r.error == SILENT for r in responses)
+    if silent:
+        verifier.warn_once(
+            f"{verifier.config.model}: {silent} of {len(responses)} yes/no questions were answered "
+            "with nothing, or with the beginning of its thinking. If it thinks before it answers, "
+            "tell it not to (chat_template_options: {enable_thinking: false}, or what its chat "
+            "template has) or give the verifier more answer_tokens"
+        )
