@@ -19,7 +19,7 @@ import numpy as np
 
 from imagescope.records import Query, Ranking
 from imagescope.search.pools import Images, Pools
-from imagescope.search.score import Score, at, block_size
+from imagescope.search.score import BLOCK, Score, at, block_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,8 +109,10 @@ class _Pass:
         return agree
 
     def _blocks(self, threads: int) -> Iterator[_Seen]:
-        yield self._look(0)  # before the others, so that a floor stands
-        following = range(self._step, len(self._images.names), self._step)
+        # the first before the others, so that a floor stands, and so large that it is a high one
+        first = min(BLOCK, max(self._step, 8 * self._keep))
+        yield self._look(0, first)
+        following = range(first, len(self._images.names), self._step)
         if self._goals.is_cuda:
             yield from map(self._look, following)
             return
@@ -123,11 +125,11 @@ class _Pass:
             while ahead:
                 yield ahead.popleft().result()
 
-    def _look(self, start: int) -> _Seen:
+    def _look(self, start: int, size: int | None = None) -> _Seen:
         """A block's scores, less what is not in the pool."""
         import torch
 
-        stop = min(start + self._step, len(self._images.names))
+        stop = min(start + (size or self._step), len(self._images.names))
         scores = self._score.block(slice(start, stop))
         if scores.shape != (stop - start, self._goals.shape[1]):
             raise ValueError(f"images {start} to {stop}, but scores {tuple(scores.shape)}")
