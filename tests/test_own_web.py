@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import own_oracle
 import pytest
 from own_oracle import oracle, scenes
 
+from imagescope.errors import UserError
 from imagescope.own import library
 from imagescope.own.indexing import build
 from imagescope.own.scope import ImageScope
@@ -81,15 +84,11 @@ def test_no_address_names_a_file(address: str, captions: list[str], tmp_path: Pa
 
 def test_only_uploads_become_references(address: str, captions: list[str], tmp_path: Path) -> None:
     """A request that names a file of the server's as the reference is refused."""
-    with urllib.request.urlopen(f"{address}/config", timeout=20) as response:
-        config = json.load(response)
-    dependencies = config["dependencies"]
-    (take,) = [d["id"] for d in dependencies if "upload" in [event for _, event in d["targets"]]]
     secret = tmp_path / "secret.png"
     shutil.copy(tmp_path / "in" / "000.png", secret)
     uploaded = Path(upload(address, secret))
-    assert takes(address, take, uploaded)
     climbing = uploaded.parent / ".." / ".." / "secret.png"
+    assert "<img" in take(address, uploaded)
     for path in (
         secret,
         tmp_path / "in" / "001.png",
@@ -97,7 +96,8 @@ def test_only_uploads_become_references(address: str, captions: list[str], tmp_p
         f"{address}/config",
         f"file://{secret}",
     ):
-        assert not takes(address, take, path), path
+        assert "<img" not in take(address, path), path
+    assert secret.exists() and (tmp_path / "in" / "001.png").exists()
 
 
 def upload(address: str, file: Path) -> str:
@@ -110,19 +110,118 @@ def upload(address: str, file: Path) -> str:
         return str(json.load(response)[0])
 
 
-def takes(address: str, event: int, path: Path | str) -> bool:
-    """Whether the server takes a file of its own as the reference, when asked as the page asks."""
-    session = f"s{abs(hash(path))}"
-    file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
-    body = {"data": [file, None], "fn_index": event, "session_hash": session}
+def event(address: str, component: str, kind: str) -> int:
+    """The number of an event of the component that has this id on the page."""
+    with urllib.request.urlopen(f"{address}/config", timeout=20) as response:
+        config = json.load(response)
+    (place,) = [c["id"] for c in config["components"] if c["props"].get("elem_id") == component]
+    (number,) = [d["id"] for d in config["dependencies"] if [place, kind] in d["targets"]]
+    return int(number)
+
+
+def ask(address: str, number: int, data: list[Any], session: str) -> str:
+    """All that the server says to an event, asked as the page asks."""
+    body = {"data": data, "fn_index": number, "session_hash": session}
     assert status(f"{address}/gradio_api/queue/join", json.dumps(body).encode()) == 200
     url = f"{address}/gradio_api/queue/data?session_hash={session}"
+    said = ""
     with urllib.request.urlopen(url, timeout=20) as events:
         for line in events:
             found = json.loads(line[6:]) if line.startswith(b"data: ") else {}
+            said += json.dumps(found)
             if found.get("msg") == "process_completed":
-                return bool(found["success"])
+                return said
     raise AssertionError("no end")
+
+
+def take(address: str, path: Path | str, session: str = "") -> str:
+    """What is said to a file that is to be the reference."""
+    file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+    number = event(address, "upload", "upload")
+    return ask(address, number, [file, None], session or f"s{abs(hash(path))}")
+
+
+def test_a_refused_reference_is_said_and_nothing_is_searched_without_it(
+    address: str, captions: list[str], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    asked, line = len(own_oracle.ASKED), event(address, "line", "submit")
+    said = take(address, upload(address, bad), "v")
+    assert "was not taken: not an image" in said and str(tmp_path) not in said
+    said = ask(address, line, ["red to blue", None], "v")
+    assert "Nothing was searched" in said and "was not taken" in said
+    assert str(tmp_path) not in said and len(own_oracle.ASKED) == asked
+    ask(address, event(address, "without", "click"), [None], "v")
+    assert "Looking for" in ask(address, line, [captions[0], None], "v")
+    assert len(own_oracle.ASKED) > asked
+
+
+def test_messages_name_no_folder(
+    address: str, captions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from imagescope.own import scope
+
+    def fails(*_: Any) -> Any:
+        raise UserError(f"{tmp_path}/in/000.png: gone. See /etc/some where/x, '/opt/models/a b.c'")
+
+    monkeypatch.setattr(scope, "verify", fails)
+    said = ask(address, event(address, "line", "submit"), [captions[0], None], "v")
+    assert "000.png: gone" in said
+    for folder in (str(tmp_path), "/etc", "/opt", "/in/"):
+        assert folder not in said
+
+
+def test_limits_are_the_servers(address: str, captions: list[str], tmp_path: Path) -> None:
+    from imagescope.own.guard import MOST_UPLOADS
+    from imagescope.own.web import LONGEST
+
+    line = event(address, "line", "submit")
+    asked = len(own_oracle.ASKED)
+    assert "at most 2000 characters" in ask(address, line, ["x" * (LONGEST + 1), None], "v")
+    assert len(own_oracle.ASKED) == asked
+    join = f"{address}/gradio_api/queue/join"
+    assert status(join, b" " * (65 << 10)) == 413
+    assert raw(address, "POST /gradio_api/upload", "Content-Length: 40000000") == 413
+    assert raw(address, "POST /gradio_api/upload", "Transfer-Encoding: chunked") == 411
+    for path in ("process_recording", "component_server", "run/say", "call/say"):
+        assert raw(address, f"POST /gradio_api/{path}", "Content-Length: 0") == 404
+    for _ in range(MOST_UPLOADS + 5):
+        picture = tmp_path / "one.png"
+        picture.write_bytes(os.urandom(20))
+        upload(address, picture)
+    assert len(list((tmp_path / "uploads").glob("*/*"))) <= MOST_UPLOADS
+
+
+def raw(address: str, request: str, *headers: str, host: str = "") -> int:
+    """The status of an answer to bytes that no client of good manners would send."""
+    place = address.removeprefix("http://")
+    name, port = place.split(":")
+    lines = [f"{request} HTTP/1.1", *([f"Host: {host or place}"] if host != "none" else [])]
+    with socket.create_connection((name, int(port)), 20) as connection:
+        connection.sendall("\r\n".join([*lines, *headers, "Connection: close", "", ""]).encode())
+        return int(connection.makefile("rb").readline().split()[1])
+
+
+def test_the_page_answers_to_its_own_host_and_origin_alone(
+    address: str, captions: list[str]
+) -> None:
+    port = address.rsplit(":", 1)[1]
+    for path in ("/", "/config", "/gradio_api/queue/data?session_hash=x", "/assets/x"):
+        for host in ("evil.example", f"evil.example:{port}", "localhost.evil.example", "none",
+                     f"127.0.0.1.nip.io:{port}", "10.0.0.1", "[::1", "@localhost"):  # fmt: skip
+            assert raw(address, f"GET {path}", host=host) in (400, 403), (path, host)
+    for host in (f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}", f"LOCALHOST:{port}"):
+        assert raw(address, "GET /config", host=host) == 200, host
+    own = f"127.0.0.1:{port}"
+    assert raw(address, "GET /config", f"Origin: http://{own}") == 200
+    for origin in ("http://evil.example", "null", f"http://localhost:{port}", "http://127.0.0.1:1"):
+        for request in ("GET /config", "POST /gradio_api/queue/join", "OPTIONS /config"):
+            refused = raw(address, request, f"Origin: {origin}", "Content-Length: 0",
+                          "Access-Control-Request-Method: POST")  # fmt: skip
+            assert refused == 403, (origin, request)
+    upgrade = ("Upgrade: websocket", "Sec-WebSocket-Key: eA==", "Sec-WebSocket-Version: 13")
+    assert raw(address, "GET /gradio_api/x", *upgrade, "Origin: http://evil.example") >= 400
 
 
 @pytest.fixture
@@ -267,7 +366,7 @@ def test_an_upload_is_a_reference(
 ) -> None:
     place = next(i for i, text in enumerate(captions) if " red " in text)
     browser = browse(address)
-    upload = wait(browser, lambda b: b.find_element("css selector", "#reference input[type=file]"))
+    upload = wait(browser, lambda b: b.find_element("css selector", "#upload input[type=file]"))
     upload.send_keys(str(tmp_path / "in" / f"{place:03d}.png"))
     wait(browser, lambda b: b.find_elements("css selector", "#reference img"))
     say(browser, "red to blue")

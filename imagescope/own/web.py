@@ -1,15 +1,16 @@
 """The page: a conversation on the left, pictures on the right, better after each stage.
 
-Thumbnails travel inside the page's updates, so no address of this server names a file, but for
-references that were uploaded or chosen, which lie in a folder of their own. All model work is done
-by one thread, a stage at a time, so that several users' searches take turns and each sees first
-results early.
+Thumbnails travel inside the page's updates, so no address of this server names a file. All model
+work is done by one thread, a stage at a time, so that several users' searches take turns and each
+sees first results early; what is uploaded is decoded elsewhere, by our own decoder alone, and made
+small (own/references.py). What reaches the page at all is own/guard.py's to say.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import tempfile
 import time
@@ -19,17 +20,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from PIL import Image
-
-from imagescope.config import EngineName
+from imagescope.config import PACKAGE, EngineName
 from imagescope.errors import UserError
-from imagescope.own import show
+from imagescope.own import library, show
 from imagescope.own.answers import Answer
 from imagescope.own.conversation import Conversation
+from imagescope.own.guard import LARGEST_UPLOAD, Guard
+from imagescope.own.references import References, picture_tag
 from imagescope.own.scope import STAGES, ImageScope
 
 log = logging.getLogger("imagescope")
 T = TypeVar("T")
+DECODING = 2  # uploads decoded at a time: each may take a gigabyte for a moment
 USERS = 16  # searches under way at a time; more wait in the queue
 LONGEST = 2000  # characters of a line
 DOING = {
@@ -43,10 +45,16 @@ HINT = "Describe a picture. Then refine it, or take a result and say what is to 
 
 @dataclass
 class Session:
-    """One visitor's conversation, and its transcript."""
+    """One visitor's conversation, and its transcript.
+
+    turn: how many lines there were; a line ends the search of the one before.  refused: why the
+    reference picture that was offered last was not taken; until it is dropped, nothing is searched.
+    """
 
     conversation: Conversation = field(default_factory=Conversation)
     said: list[dict[str, str]] = field(default_factory=list)
+    turn: int = 0
+    refused: str = ""
 
     def note(self, role: str, text: str) -> None:
         """Adds a line; the chat window takes HTML."""
@@ -63,10 +71,16 @@ class Desk:
     def _do(self, work: Callable[..., T], *args: Any) -> T:
         return self._pool.submit(work, *args).result()
 
-    def answers(self, conversation: Conversation, text: str, top: int) -> Iterator[Answer]:
-        """An answer after each stage; between two of them others have their turn."""
-        steps = conversation.say(self.scope, text, STAGES, top, glance=True)
-        while (answer := self._do(next, steps, None)) is not None:
+    def answers(self, session: Session, text: str, top: int) -> Iterator[Answer]:
+        """An answer after each stage; between two of them others have their turn. Ends where the
+        visitor says something else meanwhile, before it costs anything more."""
+        turn = session.turn
+        steps = session.conversation.say(self.scope, text, STAGES, top, glance=True)
+
+        def step() -> Answer | None:
+            return next(steps, None) if session.turn == turn else None
+
+        while (answer := self._do(step)) is not None:
             yield answer
 
     def warm(self) -> None:
@@ -89,8 +103,9 @@ def build(desk: Desk, top: int) -> Any:
     """The page as gradio Blocks; its style goes to `launch`."""
     import gradio as gr
 
+    references = References(desk.scope, Path(os.environ["GRADIO_TEMP_DIR"]))
     title = f"{desk.scope.name} · ImageScope"
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(60, 3600)) as page:
         session = gr.State(Session())
         gr.HTML(f"<h1>{_escape(desk.scope.name)}</h1>", elem_id="title", padding=False)
         with gr.Row():
@@ -113,14 +128,14 @@ def build(desk: Desk, top: int) -> Any:
                     autofocus=True,
                     elem_id="line",
                 )
-                reference = gr.Image(
+                reference = gr.HTML(elem_id="reference")
+                upload = gr.File(  # it stores bytes; gradio's picture components decode them
                     label="Reference picture (drop one, or take a result)",
                     type="filepath",
-                    sources=["upload", "clipboard"],
-                    height=200,
-                    buttons=[],
-                    elem_id="reference",
+                    height=110,
+                    elem_id="upload",
                 )
+                without = gr.Button("No reference", size="sm", elem_id="without")
                 again = gr.Button("Start over", size="sm", elem_id="again")
             with gr.Column(scale=5, min_width=320):
                 status = gr.HTML(_status(f"{len(desk.scope)} pictures"), elem_id="status")
@@ -148,7 +163,16 @@ def build(desk: Desk, top: int) -> Any:
             if not text.strip():
                 yield [now, now.said, "", gr.skip(), *[gr.skip()] * len(results)]
                 return
+            if len(text) > LONGEST:  # the browser's limit binds no other program
+                now.note("assistant", f"A line has at most {LONGEST} characters.")
+                yield [now, now.said, gr.skip(), gr.skip(), *[gr.skip()] * len(results)]
+                return
             now.note("user", text.strip())
+            if now.refused:
+                now.note("assistant", now.refused)
+                yield [now, now.said, "", gr.skip(), *fill(None, "Nothing was searched")]
+                return
+            now.turn += 1
             yield [
                 now,
                 now.said,
@@ -159,7 +183,7 @@ def build(desk: Desk, top: int) -> Any:
             ]
             answer, begun = None, now.conversation.begun
             try:
-                for answer in desk.answers(now.conversation, text, top):
+                for answer in desk.answers(now, text, top):
                     if now.conversation.begun != begun:
                         return
                     done = f"{DOING[answer.stage]} · {answer.seconds:.1f} s"
@@ -167,39 +191,56 @@ def build(desk: Desk, top: int) -> Any:
             except UserError as error:
                 if now.conversation.begun != begun:
                     return
-                now.note("assistant", str(error))
+                log.info("page: %s", error)
+                now.note("assistant", without_folders(str(error), desk.scope))
                 yield [now, now.said, gr.skip(), gr.skip(), *fill(None, "Nothing was searched")]
                 return
             if answer is None or now.conversation.begun != begun:
                 return
             now.note("assistant", f"Looking for: {answer.carried}")
-            picture = gr.skip() if now.conversation.reference else None
+            picture = gr.skip() if now.conversation.reference else ""
             yield [now, now.said, gr.skip(), picture, *[gr.skip()] * len(results)]
 
-        def take(path: str | None, now: Session) -> Session:
-            now.conversation.reference = _uploaded(path) if path else None
-            return now
+        def take(path: str | None, now: Session) -> list[Any]:
+            now.conversation.reference, now.refused, picture = None, "", ""
+            try:
+                if path:
+                    now.conversation.reference, picture = references.take(path)
+            except UserError as error:
+                now.refused = (
+                    f"The reference picture was not taken: {error}. Nothing is searched before "
+                    "you drop another, or press No reference."
+                )
+                now.note("assistant", now.refused)
+            return [now, now.said, picture, None]
 
         def pick(rank: int) -> Callable[[Session], list[Any]]:
             def picked(now: Session) -> list[Any]:
-                found = now.conversation.like(rank)
+                try:
+                    found = now.conversation.like(rank)
+                except UserError as error:
+                    now.note("assistant", str(error))
+                    return [now, now.said, gr.skip()]
+                now.refused = ""
                 now.note("assistant", f"{found.name} is the reference. What is to be different?")
-                with Image.open(found.thumbnail) as small:
-                    return [now, now.said, small.copy()]
+                return [now, now.said, picture_tag(show.data_uri(found.thumbnail))]
 
             return picked
 
         def restart(now: Session) -> list[Any]:
             now.conversation.restart()
             now.said.clear()
-            return [now, now.said, "", None, *fill(None, f"{len(desk.scope)} pictures")]
+            now.refused = ""
+            return [now, now.said, "", "", *fill(None, f"{len(desk.scope)} pictures")]
 
         everything = [session, said, line, reference, *results]
         quiet: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": USERS}
         line.submit(say, [line, session], everything, **quiet)
         again.click(restart, session, everything, **quiet)
-        reference.upload(take, [reference, session], session, **quiet)
-        reference.clear(lambda now: take(None, now), session, session, **quiet)
+        taken = [session, said, reference, upload]
+        decoding = quiet | {"concurrency_limit": DECODING}
+        upload.upload(take, [upload, session], taken, **decoding)
+        without.click(lambda now: take(None, now), session, taken, **quiet)
         for rank, button in enumerate(buttons, 1):
             button.click(pick(rank), session, [session, said, reference], **quiet)
     return page
@@ -223,12 +264,13 @@ def _escape(text: str) -> str:
     return str(escape(text))
 
 
-def _uploaded(path: str) -> Path:
-    """An uploaded picture's file; nothing outside the folder of uploads is taken for one."""
-    folder, found = Path(os.environ["GRADIO_TEMP_DIR"]).resolve(), Path(path).resolve()
-    if not found.is_relative_to(folder):
-        raise UserError("the reference picture must be uploaded")
-    return found
+def without_folders(text: str, scope: ImageScope) -> str:
+    """A message for visitors: where things lie on the server is not theirs to know."""
+    places = (scope.manifest.folder, library.home(), Path.home(), Path.cwd(), PACKAGE.parent)
+    for place in sorted({str(place) for place in places}, key=len, reverse=True):
+        if place != "/":
+            text = text.replace(f"{place}/", "").replace(place, "…")
+    return re.sub(r"(?<![\w:/.])/(?:[^\s/:;,'\"()]+/)+", "", text)
 
 
 def start(desk: Desk, host: str, port: int, top: int) -> Any:
@@ -253,10 +295,12 @@ def start(desk: Desk, host: str, port: int, top: int) -> Any:
         footer_links=[],
         allowed_paths=[],
         blocked_paths=[str(desk.scope.manifest.folder)],
-        max_file_size="64mb",
+        max_file_size=LARGEST_UPLOAD,
         theme=gr.themes.Default(primary_hue="emerald", font=plain[0], font_mono=plain[1]),
         css=show.css() + (Path(__file__).parent / "web.css").read_text(encoding="utf-8"),
     )
+    uploads = Path(os.environ["GRADIO_TEMP_DIR"])
+    page.app.middleware_stack = Guard(page.app.middleware_stack, host, uploads)  # around gradio's
     return page
 
 
