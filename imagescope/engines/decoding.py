@@ -23,7 +23,7 @@ from imagescope.files import open_regular
 
 ABSENT = "no such file"
 MAX_PIXELS = 200_000_000  # a larger image is refused before it is decoded
-LARGE = 32_000_000  # pixels: above, a picture is halved until it has no more
+LARGE = 16_000_000  # pixels: above, a picture is halved until it has no more
 LONGEST = 50  # times the shorter side: image processors enlarge the shorter side to some 400 pixels
 MEMORY = 1 << 30  # bytes that pictures may take together while they are being decoded
 BYTES_A_PIXEL = 8  # Pillow keeps RGB in four bytes, and a conversion holds two pictures

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,9 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from imagescope.engines.base import Pair, Picture
-from imagescope.engines.decoding import ABSENT, UnreadableImage, load_picture
+from imagescope.engines.decoding import ABSENT, UnreadableImage, load_picture, opened
 
-__all__ = ["ABSENT", "UnreadableImage", "canvas", "load_picture", "prepare"]
+__all__ = ["ABSENT", "UnreadableImage", "canvas", "load_picture", "prepare", "prepared"]
 
 SIDE = 800  # of each image on the canvas, pixels
 CANVAS = (1645, 826)
@@ -79,3 +81,13 @@ def prepare(image: Picture | Pair) -> Image.Image:
     # the left one is made small before the right one is decoded
     left = _square(load_picture(image.left)) if image.left is not None else None
     return canvas(left, load_picture(image.right))
+
+
+@contextmanager
+def prepared(image: Picture | Pair) -> Iterator[Image.Image]:
+    """The same for the length of a block, whose memory is bounded as `opened`'s is."""
+    if isinstance(image, Picture):
+        with opened(image.path) as picture:
+            yield picture
+    else:
+        yield prepare(image)

@@ -26,7 +26,7 @@ from imagescope.engines.base import Pair, Picture, Request, Response
 from imagescope.engines.completion import REFUSED, Failure, read, response
 from imagescope.engines.device import chat_options
 from imagescope.engines.endpoint import Endpoint
-from imagescope.engines.images import UnreadableImage, prepare
+from imagescope.engines.images import UnreadableImage, prepared
 from imagescope.errors import UserError
 
 log = logging.getLogger("imagescope")
@@ -82,7 +82,7 @@ class OpenAI:
         if not requests:
             return
         endpoint = self._endpoint = self._endpoint or Endpoint(self.config)
-        encode = lru_cache(maxsize=64)(_data_url)  # several questions about an image: one PNG
+        encode = lru_cache(maxsize=AT_ONCE)(_data_url)  # several questions about an image: one PNG
         waiting, done = deque(enumerate(requests)), SimpleQueue[tuple[int, Any]]()
         ended = threading.Event()
 
@@ -267,5 +267,6 @@ def _names(failure: Failure, name: str) -> bool:
 
 def _data_url(image: Picture | Pair) -> str:
     buffer = BytesIO()
-    prepare(image).save(buffer, "PNG", compress_level=1)
+    with prepared(image) as picture:
+        picture.save(buffer, "PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

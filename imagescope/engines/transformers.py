@@ -8,17 +8,17 @@ from __future__ import annotations
 import gc
 import logging
 import time
-import weakref
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
 from imagescope.checkpoints import fetch
 from imagescope.config import ModelConfig
 from imagescope.engines import device
-from imagescope.engines.base import Pair, Picture, Request, Response
-from imagescope.engines.images import UnreadableImage, prepare
+from imagescope.engines.ahead import Images, Remembering
+from imagescope.engines.base import Request, Response
+from imagescope.engines.decoding import UnreadableImage
 from imagescope.engines.text import cut, neutral, neutraliser, shares, variants, wrap
 from imagescope.errors import UserError
 
@@ -59,7 +59,7 @@ class Transformers:
             for start in range(0, len(part), self.config.batch_size)
         ]
         with ThreadPoolExecutor(DECODERS, "decode") as pool:
-            images = _Images(pool)
+            images = Images(pool)
             for number, batch in enumerate(batches):
                 following = batches[number + 1] if number + 1 < len(batches) else []
                 images.expect(batch)
@@ -103,7 +103,7 @@ class Transformers:
                 kind = transformers.AutoModelForImageTextToText
                 self._processor = transformers.AutoProcessor.from_pretrained(folder, **trust)
                 self._tokenizer = self._processor.tokenizer
-                self._processor.image_processor = _Remember(self._processor.image_processor)
+                self._processor.image_processor = Remembering(self._processor.image_processor)
             else:
                 kind = transformers.AutoModelForCausalLM
                 self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **trust)
@@ -184,7 +184,7 @@ class Transformers:
         return list(groups.values())
 
     def _answer(
-        self, batch: Batch, texts: dict[int, str], images: _Images
+        self, batch: Batch, texts: dict[int, str], images: Images
     ) -> Iterator[tuple[int, Response]]:
         """The batch's responses; halves it where it fails as a whole."""
         readable, pixels = [], []
@@ -288,61 +288,3 @@ class Transformers:
             "stop" if stopped or end is not None else "length",
             probabilities,
         )
-
-
-class _Images:
-    """Pixels of the batches at hand, decoded ahead in threads, each image once."""
-
-    def __init__(self, pool: ThreadPoolExecutor):
-        self._pool = pool
-        self._waiting: dict[Picture | Pair, Future[Any]] = {}
-
-    def expect(self, batch: Batch) -> None:
-        for _, request in batch:
-            for image in request.images:
-                if image not in self._waiting:
-                    self._waiting[image] = self._pool.submit(prepare, image)
-
-    def __getitem__(self, image: Picture | Pair) -> Any:
-        return self._waiting[image].result()
-
-    def forget(self, keep: Batch) -> None:
-        needed = {image for _, request in keep for image in request.images}
-        self._waiting = {k: v for k, v in self._waiting.items() if k in needed}
-
-
-class _Remember:
-    """An image processor that keeps what it made of an image as long as the image lives, for
-    stages that ask several questions about each. What it makes of images one by one is joined
-    along the first axis."""
-
-    def __init__(self, processor: Any):
-        self._processor = processor
-        self._made: dict[tuple[int, str], Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._processor, name)
-
-    def __call__(self, images: Any, **options: Any) -> Any:
-        import torch
-
-        flat = [i for item in images for i in (item if isinstance(item, list) else [item])]
-        parts = [self._one(image, options) for image in flat]
-        joined: dict[str, Any] = {}
-        for key, value in parts[0].items():
-            values = [part[key] for part in parts]
-            if not isinstance(value, torch.Tensor):
-                joined[key] = [x for v in values for x in v]
-            elif len({v.shape[1:] for v in values}) == 1:
-                joined[key] = torch.cat(values)
-            else:  # tiles of differing number: the processor knows how it pads them
-                return self._processor(images, **options)
-        return type(parts[0])(joined)
-
-    def _one(self, image: Any, options: dict[str, Any]) -> Any:
-        key = (id(image), repr(sorted(options.items())))
-        if key not in self._made:
-            self._made[key] = self._processor([image], **options)
-            # an id is unique only as long as its object lives
-            weakref.finalize(image, self._made.pop, key, None).atexit = False
-        return self._made[key]
