@@ -384,6 +384,11 @@ class CachedTexts:
         ]
         return np.stack(rows) if rows else np.zeros((0, 0), np.float32)
 
+    def missing(self, texts: Sequence[str]) -> int:
+        """How many of the distinct texts would have to be embedded."""
+        keys = {_key(_plain(text)) for text in texts}
+        return len(keys) - len(self._cache.vectors(self.space, list(keys)))
+
     def take_counts(self) -> tuple[int, int, int]:
         """(wanted, cached, computed) since the last time; wanted counts repetitions."""
         wanted, cached, asked = self._counts

@@ -2,17 +2,20 @@
 
 The stages themselves run, against the cache alone: a response that is not there stays unanswered,
 and is counted. Where that leaves a later step unknown (which questions, which candidates), its
-count is the most it can be, or an estimate, and is marked so. No model is loaded.
+count is the most it can be, or an estimate, and is marked so. No model is loaded, no weights need
+be there, nothing is downloaded, and nothing is written.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from rich.table import Table
 
 from imagescope.cache import Cache, cache_path
 from imagescope.checkpoints import locate
-from imagescope.config import ModelConfig, RunConfig
+from imagescope.config import EncoderConfig, ModelConfig, RunConfig
 from imagescope.encoders import CachedTexts, Encoder
 from imagescope.engines import open_engine
 from imagescope.engines.base import Picture, Request, Response
@@ -30,6 +33,7 @@ from imagescope.engines.role import Role
 from imagescope.errors import UserError
 from imagescope.image_db import LONGEST, ImageDB
 from imagescope.pipeline import checkpoint, load_benchmark
+from imagescope.preflight import identifiable
 from imagescope.prompts import VERIFICATION, load_prompts
 from imagescope.runs import machine
 from imagescope.stages.evaluation import evaluate
@@ -44,6 +48,8 @@ ROLE = {
     "captions": "captioner",
     "synthesis": "reasoner",
     "questions": "reasoner",
+    "embedding": "encoder",
+    "retrieval": "encoder",
     "verification": "verifier",
     "evaluation": "evaluator",
 }
@@ -51,7 +57,8 @@ ROLE = {
 
 @dataclass
 class Forecast:
-    """A step that is still to come. exact: whether the counts are, or the most they can be."""
+    """A step that is still to come. exact: whether the counts are, or the most they can be.
+    identified: whether the checkpoint is here, so that its answers could be looked up at all."""
 
     step: str
     wanted: int
@@ -61,6 +68,7 @@ class Forecast:
     exact: bool = True
     output_tokens: float | None = None
     seconds: float | None = None
+    identified: bool = True
 
     @property
     def to_ask(self) -> int:
@@ -71,6 +79,21 @@ class _Foreseen(Cached):
     """Answers from the cache; what is not there stays unanswered and is counted as asked."""
 
     characters = 0
+
+    @property
+    def identified(self) -> bool:
+        return "unidentified" not in self.identity
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        try:
+            if self._declared.get("engine") == "openai" or identifiable(
+                self._declared["model"], self._declared["revision"]
+            ):
+                return super().identity
+        except UserError:  # incomplete, say
+            pass
+        return {"unidentified": self._declared}  # nothing is held under this
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
         places, _, unread = self._places(requests)
@@ -85,6 +108,12 @@ class _Foreseen(Cached):
         for key, indices in places.items():
             for i in indices:
                 yield i, held.get(key, unknown)
+
+
+class _ReadOnly(Cache):
+    """A cache in which nothing is kept."""
+
+    def insert(self, table: str, rows: Sequence[Any], conflict: str = "REPLACE") -> None: ...
 
 
 class _Unloaded(Encoder):
@@ -108,8 +137,8 @@ def forecast(config: RunConfig) -> list[Forecast]:
     queries, gallery = benchmark.queries, benchmark.gallery
     path = cache_path(config)
     with (
-        tempfile.TemporaryDirectory() as nothing,
-        Cache.open(path if path.is_file() else Path(nothing, "cache.sqlite")) as cache,
+        tempfile.TemporaryDirectory() as temporary,
+        _ReadOnly.open(path if path.is_file() else Path(temporary, "cache.sqlite")) as cache,
     ):
 
         def role(name: str) -> Role:
@@ -123,21 +152,31 @@ def forecast(config: RunConfig) -> list[Forecast]:
             Request(prompts.caption, (Picture(str(gallery.files[name])),), max_tokens=LONGEST)
             for name in named
         ]
-        said = captioner.ask(requests, "captions", named)
-        captions = {n: r.text.strip() for n, r in zip(named, said, strict=True) if r.text.strip()}
+        answers = captioner.ask(requests, "captions", named)
+        spoken = {n: r.text.strip() for n, r in zip(named, answers, strict=True)}
+        captions = {name: caption for name, caption in spoken.items() if caption}
         syntheses = synthesise(queries, captions, reasoner, prompts, config.reading)
         if "s2" in config.stages:
             syntheses = ask_questions(queries, syntheses, reasoner, prompts, config.reading)
         found = [_counted(r, step) for r in (captioner, reasoner) for step in r.steps]
         asking = sum(not query.verbatim for query in queries)
         pool = len(gallery.names)
+        encoder = _Unloaded(config.models.encoder)
+        texts = CachedTexts(encoder, cache)
+        descriptions = [text for s in syntheses for text in s.descriptions]
+        identified = identifiable(encoder.config.model, encoder.config.revision)
+        rows = Forecast("embedding", 2 * pool, 0, pool, 0, exact=False, identified=identified)
+        said = Forecast("retrieval", len(descriptions), 0, 0, 0, exact=False, identified=identified)
+        unanswered = any(row.to_ask for row in found)
+        found += [rows, said]
         try:
-            if any(row.to_ask for row in found):
+            if unanswered or not identified:
                 raise _Unknown
-            encoder = _Unloaded(config.models.encoder)
-            texts = CachedTexts(encoder, cache)
-            db = ImageDB.open(config.image_db, benchmark.name, benchmark.split, gallery, cache)
+            said.cached, said.exact = said.wanted - texts.missing(descriptions), True
+            root = _links(config.image_db, Path(temporary, "image_db"))
+            db = ImageDB.open(root, benchmark.name, benchmark.split, gallery, cache)
             vectors = db.vectors(encoder, texts, db.captions(captioner, prompts.caption))
+            rows.cached, rows.exact = rows.wanted, True
             means = texts.means([s.descriptions for s in syntheses])
             first = retrieve(queries, means, vectors, tau=config.tau, keep=config.top_k)
             if "s2" in config.stages:
@@ -188,7 +227,15 @@ def _counted(role: Role, step: str) -> Forecast:
     total = sum(s.wanted for s in role.steps.values()) or 1
     tokens = engine.characters / CHARACTERS * cost.wanted / total
     pictures = {"captions": 1, "verification": 1, "evaluation": 2}.get(step, 0)
-    return Forecast(step, cost.wanted, cost.wanted - cost.asked, pictures * cost.wanted, tokens)
+    cached, images = cost.wanted - cost.asked, pictures * cost.wanted
+    return Forecast(step, cost.wanted, cached, images, tokens, identified=engine.identified)
+
+
+def _links(image_db: Path, copy: Path) -> Path:
+    """An image database of links to this one's files: what is written into it goes with it."""
+    for folder in sorted(image_db.absolute().glob("*/")):
+        shutil.copytree(folder, copy / folder.name, copy_function=os.symlink)
+    return copy
 
 
 def _remember(config: RunConfig, found: Sequence[Forecast]) -> None:
@@ -209,7 +256,7 @@ def _remember(config: RunConfig, found: Sequence[Forecast]) -> None:
     for _, _, models, steps in sorted(earlier, key=lambda run: run[:2], reverse=True):
         for row in found:
             cost, name = steps.get(row.step), ROLE[row.step]
-            same = models[name] == config.models.role(name).model_dump(mode="json")
+            same = models[name] == getattr(config.models, name).model_dump(mode="json")
             if row.seconds is None and same and cost and cost["asked"]:
                 row.prompt_tokens = row.wanted * cost["prompt_tokens"] / cost["asked"]
                 row.output_tokens = row.to_ask * cost["output_tokens"] / cost["asked"]
@@ -217,7 +264,7 @@ def _remember(config: RunConfig, found: Sequence[Forecast]) -> None:
                 row.seconds = row.to_ask * each + cost["load_seconds"] * (row.to_ask > 0)
 
 
-def memory(config: ModelConfig) -> str:
+def memory(config: ModelConfig | EncoderConfig) -> str:
     """A checkpoint's weights in GB, and what the engine takes of each GPU."""
     try:
         folder = Path(locate(config.model))
@@ -227,6 +274,8 @@ def memory(config: ModelConfig) -> str:
     if not files:
         return "weights not here yet"
     size = sum(f.stat().st_size for f in files) / 1e9
+    if isinstance(config, EncoderConfig):
+        return f"{size:.2f} GB of weights"
     return f"{size:.2f} GB of weights; {config.gpu_memory_utilization:.0%} of a GPU under vLLM"
 
 
@@ -241,7 +290,7 @@ def print_plan(config: RunConfig, console: Console) -> None:
         table.add_row(
             row.step,
             f"{about}{row.wanted:,}",
-            f"{row.cached:,}" if row.exact else "?",
+            f"{row.cached:,}" if row.exact and row.identified else "?",
             f"{about}{row.to_ask:,}",
             f"{row.images:,}" if row.images else "",
             f"{row.prompt_tokens:,.0f}",
@@ -250,7 +299,7 @@ def print_plan(config: RunConfig, console: Console) -> None:
         )
     console.print(table)
     for name in dict.fromkeys(ROLE[row.step] for row in found):
-        model = config.models.role(name)
+        model = getattr(config.models, name)
         console.print(f"{name}: {model.model}, {memory(model)}", highlight=False)
     console.print(_note(found), highlight=False)
 

@@ -163,6 +163,19 @@ def _checkpoint(model: str, revision: str | None, roles: str, online: bool) -> C
     return check("missing", f"{found}; {login}", f"accept {page}, then {command}")
 
 
+def identifiable(model: str, revision: str | None) -> bool:
+    """Whether a checkpoint's content can be told by what is on this disk, without a network."""
+    try:
+        source = locate(model)
+    except UserError:
+        return False
+    if Path(source).is_dir():
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(source, "config.json", revision=revision), str)
+
+
 def _endpoint(roles: str, model: ModelConfig) -> Check:
     """Asks an endpoint for one token. A refusal is an answer, too: other requests may pass."""
     from imagescope.engines.openai import OpenAI

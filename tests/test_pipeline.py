@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -296,8 +297,8 @@ def test_the_plan_counts_what_is_held(
         if len(cells := [cell.strip() for cell in text.strip("│").split("│")]) == 8
     }
     steps = load(cirr, "manifest.json")["steps"]
-    for step in ("synthesis", "questions", "evaluation"):
-        assert rows[step][1:4] == [str(steps[step]["wanted"])] * 2 + ["0"]
+    for step in ("embedding", "retrieval", "synthesis", "questions", "evaluation"):
+        assert rows[step][1:4] == [f"{steps[step]['wanted']:,}"] * 2 + ["0"]
     assert main([*line, "--top-k", "100"]) == 0
     assert "≤ 96" in capsys.readouterr().out  # unknown candidates: 32 queries, three pairs each
 
@@ -309,6 +310,47 @@ def test_a_plan_leaves_nothing_behind(
     line = ("plan", "CIRR", "--split", "val", "--data-root", str(tiny_data), "--models", "tiny")
     assert main([*line, "--limit", "2"]) == 0
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_writes_nothing_into_the_image_database(
+    tiny_data: Path, tmp_path: Path, cirr: Path, workplace: Path
+) -> None:
+    def content() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in (workplace / "image_db").rglob("*") if p.is_file()}
+
+    before = content()
+    line = arguments(workplace, tiny_data, "CIRR", "--split", "val", "--engine", "transformers")
+    for more in ((), ("--limit", "3"), ("--tau", "0.5"), ("--split", "test")):
+        assert main(["plan", *line[1:], *more]) == 0
+    assert content() == before
+
+
+def test_a_plan_needs_no_checkpoints(
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Neither a half-downloaded folder nor the hub: requests are counted, nothing looked up."""
+
+    def no_network(*_: Any) -> None:
+        raise AssertionError("the plan went to the network")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    half = tmp_path / "half"
+    half.mkdir()
+    (half / "config.json").write_text("{}")
+    line = arguments(tmp_path, tiny_data, "CIRR", "--split", "val", "--limit", "8")
+    more = ("--captioner", "owner/captioner", "--reasoner", str(half), "--clip", "owner/clip")
+    assert main(["plan", *line[1:], *more]) == 0
+    rows = {
+        cells[0]: cells
+        for text in capsys.readouterr().out.splitlines()
+        if len(cells := [cell.strip() for cell in text.strip("│").split("│")]) == 8
+    }
+    assert rows["synthesis"][1:4] == ["8", "?", "8"]
+    assert rows["captions"][2] == rows["embedding"][2] == rows["retrieval"][2] == "?"
+    assert rows["embedding"][3].startswith("~ ") and rows["retrieval"][3] == "~ 8"
 
 
 def test_more_candidates_than_images(run: Run) -> None:
