@@ -170,6 +170,26 @@ def test_the_gpu_set_is_for_machines_with_a_gpu(tmp_path: Path) -> None:
     assert sourced("device", tmp_path, tmp_path, IMAGESCOPE_DEVICE="gpu").stdout == "gpu\n"
 
 
+@pytest.mark.parametrize(
+    ("flags", "fits"), [("fma avx2 bmi2", True), ("avx2 avx512f", True), ("avx sse4_2", False)]
+)
+def test_vllms_cpu_build_wants_avx2(flags: str, fits: bool, tmp_path: Path) -> None:
+    program = f"""
+        uname() {{ echo "Linux x86_64"; }}
+        python_in_venv() {{ true; }}
+        grep() {{ [[ "${{@: -1}}" == /proc/cpuinfo ]]; echo "{flags}" | command grep "${{@:1:$#-1}}"; }}
+        if vllm_cpu_fits; then echo fits; fi
+    """
+    told = sourced(program, tmp_path, tmp_path)
+    assert told.stdout == ("fits\n" if fits else ""), told.stderr
+
+
+def test_tests_that_skip_for_want_of_vllm_are_announced(tmp_path: Path) -> None:
+    program = "once() { :; }; vllm_cpu_fits() { false; }; ensure_env dev"
+    told = sourced(program, tmp_path / "venv", tmp_path, IMAGESCOPE_DEVICE="cpu")
+    assert told.returncode == 0 and "ALL OF ITS TESTS SKIP" in told.stderr
+
+
 def test_no_index_or_machine_is_named() -> None:
     files = [*SCRIPTS, *ROOT.glob("requirements*.txt"), ROOT / "pyproject.toml"]
     for path in files:
