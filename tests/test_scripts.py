@@ -177,7 +177,7 @@ def test_vllms_cpu_build_wants_avx2(flags: str, fits: bool, tmp_path: Path) -> N
     program = f"""
         uname() {{ echo "Linux x86_64"; }}
         python_in_venv() {{ true; }}
-        grep() {{ [[ "${{@: -1}}" == /proc/cpuinfo ]]; echo "{flags}" | command grep "${{@:1:$#-1}}"; }}
+        grep() {{ command grep "${{@:1:$#-1}}" <<<"{flags}"; }}  # the last word is /proc/cpuinfo
         if vllm_cpu_fits; then echo fits; fi
     """
     told = sourced(program, tmp_path, tmp_path)
