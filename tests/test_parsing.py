@@ -114,6 +114,26 @@ def test_questions_that_are_no_pairs_are_dropped() -> None:
     assert parse_questions(answer(data)) == ((Question("d?", True),), "repaired")
 
 
+def test_step1_without_a_usable_pair() -> None:
+    """Named deviation: the authors' code has no edits then."""
+    edits, _, how = parse_synthesis(answer({"step1": [], "step2": ["d"]}), "make it red", "c")
+    assert (edits, how) == ((Edit("Modification", "make it red"),), "fallback: no edits")
+    assert understood(how)  # what stage 1 needs is there
+
+
+def test_pairs_and_questions_without_text_are_dropped() -> None:
+    pairs = [["Addition", 3], ["Addition", ["x"]], ["Addition", " "], ["Removal", "the hat"]]
+    edits, _, how = parse_synthesis(answer({"step1": pairs, "step2": ["d"]}), "i", "c")
+    assert (edits, how) == ((Edit("Removal", "the hat"),), "repaired")
+    questions, how = parse_questions(answer({"step2": [["", "True"], [4, "True"], ["a?", "no"]]}))
+    assert (questions, how) == ((Question("a?", False),), "repaired")
+
+
+def test_json_far_behind_is_not_seen() -> None:
+    assert parse_synthesis("x" * 39_000 + SOUND, "i", "c")[2] == "ok"
+    assert parse_synthesis("x" * 40_000 + SOUND, "i", "c")[2] == "fallback: no JSON"
+
+
 # Reasoning before the answer
 
 SOUND = '{"step1": [["Modification","make the dog black"]], "step2": ["A black dog."]}'

@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from imagescope.config import ModelConfig
 from imagescope.engines.base import Pair, Picture, Request, Response
 from imagescope.engines.cached import EngineStats
 from imagescope.engines.role import Role
+from imagescope.engines.text import received
+from imagescope.parsing import QUESTIONS_SCHEMA, SYNTHESIS_SCHEMA
 from imagescope.prompts import PromptSet
 from imagescope.records import BLANK_IMAGE, Edit, Query, Question, Ranking, Synthesis
 from imagescope.stages.evaluation import evaluate
@@ -206,6 +210,57 @@ def test_no_question_keeps_the_ranking_and_an_unread_image_satisfies_nothing() -
     assert v1 is not None and v1.answers[0] == (None,)
 
 
+def test_what_is_not_understood_is_counted_and_satisfies_nothing() -> None:
+    said = {"a": "Ja", "b": "No", "c": ""}
+    verifier, _ = role(lambda r: received(Response(said[Path(r.images[0].path).stem])))
+    synthesis = with_questions(("dog?", False))
+    ((found, after),) = verify([Query("1", "x")], [synthesis], [ranking("abc")], FILES, verifier, 3)
+    assert found is not None and found.answers == ((None,), (False,), (None,))
+    assert found.scores == (0, 1, 0) and after.names == tuple("bac")
+    assert found.unread == ((0, 0, "Ja"),)  # c was not answered at all
+    step = verifier.steps["verification"]
+    assert (step.unread, step.errors) == (1, 1)
+    ((paper, _),) = verify(
+        [Query("1", "x")], [synthesis], [ranking("ab")], FILES, verifier, 3, "paper"
+    )
+    assert paper is not None and paper.answers == ((False,), (False,)) and paper.unread == ()
+
+
+def test_a_verifier_that_thinks_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    verifier, engine = role(lambda r: "<think>", answer_tokens=7)
+    for _ in range(2):
+        verify(
+            [Query("1", "x")],
+            [with_questions(("dog?", True))],
+            [ranking("ab")],
+            FILES,
+            verifier,
+            2,
+        )
+    (message,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert "2 of 2" in message and "enable_thinking: false" in message
+    assert {r.max_tokens for r in engine.requests} == {7}
+
+
+def test_the_reasoner_is_held_to_a_schema_where_its_role_asks() -> None:
+    for asks in (False, True):
+        reasoner, engine = role(fold, json_schema=asks)
+        found = synthesise([Query("1", "a cat")], {}, reasoner, PROMPTS)
+        ask_questions([Query("1", "a cat")], found, reasoner, PROMPTS)
+        schemas = [r.schema for r in engine.requests]
+        assert schemas == ([SYNTHESIS_SCHEMA, QUESTIONS_SCHEMA] if asks else [None, None])
+
+
+def test_a_reasoner_that_is_not_understood_is_counted() -> None:
+    reasoner, _ = role(lambda r: fold(r) if "cat" in r.prompt else "<think>so")
+    queries = [Query("1", "a cat"), Query("2", "a dog")]
+    found = synthesise(queries, {}, reasoner, PROMPTS)
+    assert found[1].parse == "fallback: only reasoning"
+    ask_questions(queries, found, reasoner, PROMPTS)
+    assert reasoner.steps["synthesis"].unread == 1
+    assert reasoner.steps["questions"].unread == 2
+
+
 # -- evaluation -----------------------------------------------------------------------------
 
 
@@ -244,6 +299,14 @@ def test_alpha_beyond_the_ranking_and_what_cannot_be_judged() -> None:
     ((found, after),) = evaluate([Query("1", "x")], [before], FILES, evaluator, "E", 10)
     assert after.names == ("a", "b") and len(engine.requests) == 2
     assert found is not None and found.judgements[0].text == "(not judged: unreadable)"
+
+
+def test_a_judgement_that_is_not_understood_is_counted_and_not_accepted() -> None:
+    evaluator, _ = role(lambda r: "Ja" if r.images[0].right == "a.png" else "**ANSWER:** yes")
+    ((found, after),) = evaluate([Query("1", "x")], [ranking("abc")], FILES, evaluator, "E", 3)
+    assert found is not None and after.names == tuple("bac")
+    assert [(j.accepted, j.unread) for j in found.judgements] == [(False, True), (True, False)]
+    assert evaluator.steps["evaluation"].unread == 1
 
 
 def test_reorder_keeps_what_lies_behind_the_head() -> None:
