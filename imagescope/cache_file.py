@@ -274,7 +274,7 @@ def reported(path: Path) -> Iterator[None]:
         raise UserError(
             f"{path}: {error} (is the disk full, or the file write-protected?)"
         ) from None
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # its message, too, may be damaged
         raise damaged(path, str(error)) from None
 
 

@@ -24,7 +24,7 @@ from imagescope.cache import Cache
 from imagescope.engines import Lazy
 from imagescope.engines.base import Pair, Picture, Request, Response, collect
 from imagescope.engines.cached import Cached
-from imagescope.entries import Entry
+from imagescope.entries import Entry, Used
 from imagescope.errors import UserError
 from imagescope.hashing import digest
 
@@ -173,6 +173,48 @@ def test_errors_are_not_kept(cache: Cache, tmp_path: Path) -> None:
     collect(Cached(engine, cache), [Request("bad"), Request("good")])
     assert [r.prompt for r in engine.asked].count("bad") == 2
     assert [r.prompt for r in engine.asked].count("good") == 1
+
+
+def test_a_process_that_stays_looks_again_and_keeps_no_account(
+    tmp_path: Path, pictures: list[str]
+) -> None:
+    with Cache.open(tmp_path / "c.sqlite", record=False) as cache:
+        cache.lose(pictures)  # what was no image once may be one now
+        assert all(cache.hashes(pictures).values())
+        collect(Cached(Counting(fail=["bad"]), cache), [Request("a"), Request("bad")])
+        space = cache.register({"encoder": 1}, {"model": "e"})
+        cache.put_vectors(space, {"t": np.array([1], np.float32)})
+        assert cache.vectors(space, ["t"]) and cache.used == Used()
+    with Cache.open(tmp_path / "c.sqlite") as cache:  # a run's images are as a replay has them
+        cache.lose(pictures)
+        assert not any(cache.hashes(pictures).values())
+
+
+def test_a_file_name_that_is_no_utf8_is_hashed_like_any_other(
+    tmp_path: Path, cache: Cache, pictures: list[str]
+) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.png")
+    shutil.copy(pictures[0], path)
+    shas = [cache.hashes([path]) for _ in range(2)] + [cache.hashes([pictures[0]])]
+    assert len({sha for found in shas for sha in found.values()}) == 1
+    (tmp_path / "used.json").write_text(write_used(cache.used))
+    used = read_used(tmp_path / "used.json")
+    assert used == cache.used
+    export(cache, tmp_path / "bundle", used)
+    with Cache.replay(tmp_path / "bundle") as bundle:
+        assert bundle.hashes([path]) == shas[0]
+
+
+@pytest.mark.parametrize("text", [
+    *("", "[]", "5", "{}", '{"responses": [], "vectors": {}, "files": {}, "failed": [{}]}'),
+    *('{"responses": [1], "vectors": {}, "files": {}, "failed": []}', "[" * 100_000),
+    *('{"responses": [], "vectors": {"a": "b"}, "files": {}, "failed": []}', "\udcff"),
+    *('{"responses": [], "vectors": {}, "files": {"a": null}, "failed": []}', "null"),
+])  # fmt: skip
+def test_an_odd_list_of_what_was_used_is_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / "used.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match="not a run's list"):
+        read_used(tmp_path / "used.json")
 
 
 def test_nothing_asked_nothing_touched(cache: Cache) -> None:
@@ -448,7 +490,7 @@ def test_a_transaction_that_fails_leaves_nothing(cache: Cache) -> None:
 WRITER = """
 import sys
 from imagescope.cache import Cache
-from imagescope.entries import Entry
+from imagescope.entries import Entry, Used
 from imagescope.engines.base import Response
 with Cache.open(sys.argv[1]) as cache:
     for n in range(50):
