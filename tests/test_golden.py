@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, make_dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ import pytest
 from imagescope.cache import Cache
 from imagescope.cli import main
 from imagescope.config import config_path
-from imagescope.engines import cached
-from imagescope.engines.base import Pair, Picture, Request, Response
+from imagescope.engines import Lazy, cached
+from imagescope.engines.base import Pair, Picture, Request, Response, collect
 from imagescope.export import read_manifest
 from imagescope.hashing import digest
 from imagescope.prompts import VERIFICATION, atomic_instructions, fill, load_prompts
@@ -75,6 +76,47 @@ def test_a_cache_of_the_first_format_answers_a_whole_run(tmp_path: Path, tiny_da
     assert asked(folder) == 0
     for file in ("traces.jsonl", "metrics.json"):
         assert (folder / file).read_bytes() == (GOLDEN / "cirr" / file).read_bytes()
+
+
+def test_a_run_with_refused_requests_is_exported_and_replayed(
+    tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caption and a verdict that no cache has, and that the models refuse to give."""
+    cache, generate = shutil.copy(GOLDEN / "cache-1.sqlite", tmp_path), Lazy.generate
+    places = ("--cache", str(cache), "--image-db", str(tmp_path / "image_db"))
+    options = (*RUNS["cirr"], "--fail-on-error", "1")
+    shutil.copytree(GOLDEN / "image_db", tmp_path / "image_db" / "CIRR")
+    shutil.rmtree(tmp_path / "image_db" / "CIRR" / "val-8311989f" / "captions")
+    with Cache.open(cache) as opened:
+        for name, declared, _ in list(opened._identities()):
+            if str(declared["model"]).endswith(("captioner", "evaluator")):
+                with opened.write() as db:
+                    query = "SELECT MAX(key) FROM responses WHERE identity = ?"
+                    (key,) = db.execute(query, (name,)).fetchone()
+                    db.execute("DELETE FROM responses WHERE key = ?", (key,))
+    refused = []
+
+    def refusing(self: Lazy, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
+        if not requests or "reasoner" in self.declared["model"]:
+            yield from generate(self, requests)
+            return
+        for i, request in enumerate(requests):
+            refused.append(request)
+            yield i, Response("", finish="error", error="refused: a filter")
+
+    monkeypatch.setattr(Lazy, "generate", refusing)
+    monkeypatch.setattr(Lazy, "chunks", lambda self, chunks: (
+        (n, collect(self, chunk)) for n, chunk in enumerate(chunks)
+    ))  # fmt: skip
+    folder = run(tmp_path, tiny_data, *options, *places)
+    assert len(refused) >= 2
+    monkeypatch.undo()
+    bundle = tmp_path / "bundle.sqlite"
+    assert main(["cache", "export", str(folder), "--output", str(bundle)]) == 0
+    (tmp_path / "again").mkdir()
+    again = run(tmp_path / "again", tiny_data, *options, "--replay", str(bundle))
+    for file in ("traces.jsonl", "metrics.json"):
+        assert (again / file).read_bytes() == (folder / file).read_bytes()
 
 
 @pytest.mark.parametrize("name", RUNS)
