@@ -106,9 +106,10 @@ def open_file(path: Path) -> tuple[sqlite3.Connection, bool]:
 
 
 def _checked(connection: sqlite3.Connection, path: Path) -> tuple[sqlite3.Connection, bool]:
-    if _pragma(connection, "application_id") != APPLICATION:
+    connection.execute("BEGIN")  # as of one moment: another may be bringing it up to date
+    application, version = (_pragma(connection, n) for n in ("application_id", "user_version"))
+    if application != APPLICATION:
         raise UserError(f"{path} is no response cache: it is another program's database")
-    version = _pragma(connection, "user_version")
     if version not in TABLES:
         raise UserError(
             f"{path} was written by {'a newer' if version > VERSION else 'another'} version of "
@@ -122,6 +123,7 @@ def _checked(connection: sqlite3.Connection, path: Path) -> tuple[sqlite3.Connec
             f"nothing else ({sorted(other)[0][:80]}): it is not used"
         )
     kinds = connection.execute("SELECT value FROM meta WHERE key = 'kind'").fetchall()
+    connection.execute("COMMIT")
     if kinds not in ([("cache",)], [("bundle",)]):
         raise damaged(path, "its kind")
     writable = kinds == [("cache",)] and os.access(path, os.W_OK) and _writable(path.parent)
