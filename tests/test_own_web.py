@@ -193,6 +193,22 @@ def test_limits_are_the_servers(address: str, captions: list[str], tmp_path: Pat
     assert len(list((tmp_path / "uploads").glob("*/*"))) <= MOST_UPLOADS
 
 
+def test_a_new_line_ends_the_search_of_the_one_before(captions: list[str]) -> None:
+    """So one visitor has one search, however many lines are sent."""
+    from imagescope.own.web import Desk, Session
+
+    desk, session = Desk(lambda: ImageScope.open("n")), Session()
+    try:
+        first = desk.answers(session, captions[0], 6)
+        assert next(first).stage == "s0"
+        session.turn += 1
+        asked = len(own_oracle.ASKED)
+        assert list(first) == [] and len(own_oracle.ASKED) == asked
+        assert [a.stage for a in desk.answers(session, captions[1], 6)] == ["s0", "s1", "s2", "s3"]
+    finally:
+        desk.close()
+
+
 def raw(address: str, request: str, *headers: str, host: str = "") -> int:
     """The status of an answer to bytes that no client of good manners would send."""
     place = address.removeprefix("http://")
