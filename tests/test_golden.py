@@ -8,6 +8,7 @@ keys and filled prompts. A file in it changes only in a commit whose message say
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, make_dataclass
@@ -21,6 +22,7 @@ from imagescope.cli import main
 from imagescope.config import config_path
 from imagescope.engines import Lazy, cached
 from imagescope.engines.base import Pair, Picture, Request, Response, collect
+from imagescope.errors import UserError
 from imagescope.export import read_manifest
 from imagescope.hashing import digest
 from imagescope.prompts import VERIFICATION, atomic_instructions, fill, load_prompts
@@ -201,3 +203,23 @@ def filled() -> dict[str, str]:
 
 def test_filled_prompts() -> None:
     assert filled() == json.loads((GOLDEN / "prompts.json").read_text())
+
+
+# Traces
+
+
+def test_a_trace_line_takes_new_fields_and_checks_types(tmp_path: Path) -> None:
+    first = (GOLDEN / "cirr" / "traces.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    trace = json.loads(first)
+    (tmp_path / "traces.jsonl").write_text(first)
+    (before,) = read_traces(tmp_path)
+    trace["later"], trace["query"]["later"], trace["rankings"]["stage1"]["later"] = 1, {}, []
+    trace["verification"]["yes"][0][0] = None
+    (tmp_path / "traces.jsonl").write_text(json.dumps(trace))
+    (after,) = read_traces(tmp_path)
+    assert after.query == before.query and after.rankings == before.rankings
+    assert after.verification and math.isnan(after.verification.yes[0][0])
+    for odd in ("5", "{}", "[" * 100_000, first.replace('"id": "', '"id": 5, "x": "'), "null"):
+        (tmp_path / "traces.jsonl").write_text(f"{first}\n{odd}\n")
+        with pytest.raises(UserError, match="line 2: not a trace"):
+            read_traces(tmp_path)

@@ -22,9 +22,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imagescope import __version__
 from imagescope.config import PACKAGE, ROLES, EngineName, ModelSet, RunConfig, config_path
@@ -56,7 +56,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    version: Literal[1] = 1
+    version: int = Field(default=1, ge=1, le=1)  # of the format
     imagescope: str = __version__
     updated: str
     folder: Path
@@ -100,7 +100,9 @@ def read_manifest(name: str) -> Manifest:
     """An index's description. Raises UserError for one that is missing or damaged."""
     path = place(name) / "index.json"
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        # fields that came, or went, with other versions are no reason to refuse it
+        return Manifest.model_validate_json(content, extra="ignore")
     except FileNotFoundError:
         there = ", ".join(names()) or "none yet"
         raise UserError(
