@@ -19,9 +19,9 @@ LONGEST = 40_000  # characters of an answer that are looked at; 2,048 tokens are
 TRIES = 16  # places where a value may begin that are tried
 FENCES = 12  # fenced blocks that are told from the text around them
 REPAIRS = 4  # damaged values that are repaired
-DAMAGED = 10_000  # characters of a damaged value that are looked at
+DAMAGED = 8_000  # characters of a damaged value that are looked at
 DEPTH = 12  # brackets inside one another: nothing that is asked for has more
-LOOKS = 24_000  # characters the repairer may look up in all; usual damage needs a few for each
+LOOKS = 16_000  # characters the repairer may look up in all; usual damage needs a few for each
 
 _AUTHORS_FENCE = re.compile(r"```[ \t]*json\b(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
 _FENCE = re.compile(r"(```|~~~)[`~]{0,9}[ \t]*(?:json[0-9c]?\b|(?=[\s{\[]))", re.IGNORECASE)

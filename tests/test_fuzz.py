@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -16,7 +17,7 @@ from test_stages import FILES, PROMPTS, role
 from imagescope.engines.base import Request, Response
 from imagescope.engines.text import harmless, received
 from imagescope.parsing import accepts, parse_questions, parse_synthesis, says_yes, understood
-from imagescope.records import Query, Ranking, Synthesis
+from imagescope.records import Query, Question, Ranking, Synthesis
 from imagescope.stages.evaluation import evaluate
 from imagescope.stages.synthesis import ask_questions, synthesise
 from imagescope.stages.verification import verify
@@ -146,6 +147,4 @@ def test_a_run_on_hostile_answers_loses_nothing() -> None:
 
 
 def with_question(synthesis: Synthesis) -> Synthesis:
-    from dataclasses import replace
-
-    return replace(synthesis, questions=parse_questions('[["Is it?", "True"]]')[0])
+    return replace(synthesis, questions=(Question("Is it?", True),))

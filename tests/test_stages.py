@@ -6,6 +6,7 @@ The scripted engine stands where a model would; it lives in the tests alone.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,18 @@ def test_a_verifier_that_thinks_is_told_of_once(caplog: pytest.LogCaptureFixture
     (message,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
     assert "2 of 2" in message and "enable_thinking: false" in message
     assert {r.max_tokens for r in engine.requests} == {7}
+
+
+def test_the_first_tokens_probabilities_are_no_thinkers() -> None:
+    said = {"a": "<think>hm</think>Yes", "b": "Yes"}
+    verifier, _ = role(
+        lambda r: Response(said[Path(r.images[0].path).stem], probabilities=(0.9, 0.1))
+    )
+    ((found, _),) = verify(
+        [Query("1", "x")], [with_questions(("dog?", True))], [ranking("ab")], FILES, verifier, 2
+    )
+    assert found is not None and found.answers == ((True,), (True,))
+    assert math.isnan(found.yes[0][0]) and found.yes[1] == (0.9,)
 
 
 def test_the_reasoner_is_held_to_a_schema_where_its_role_asks() -> None:

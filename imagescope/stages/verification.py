@@ -12,7 +12,7 @@ from imagescope.engines.base import Picture, Request, Response
 from imagescope.engines.role import Role
 from imagescope.engines.text import SILENT
 from imagescope.prompts import VERIFICATION
-from imagescope.reasoning import begins_to_think
+from imagescope.reasoning import begins_to_think, without_reasoning
 from imagescope.records import Query, Ranking, Synthesis, Verification
 from imagescope.stages.ranking import reorder
 
@@ -75,7 +75,7 @@ def verify(
             if answers[i][j] is None and not response.error
         )
         yes = tuple(
-            tuple(r.probabilities[0] if r.probabilities else math.nan for r in row) for row in table
+            tuple(r.probabilities[0] if _at_once(r) else math.nan for r in row) for row in table
         )
         scores = tuple(
             sum(a is q.expected for a, q in zip(row, questions, strict=True)) for row in answers
@@ -84,6 +84,12 @@ def verify(
         verification = Verification(head, yes, answers, scores, unread)
         results.append((verification, reorder(ranking, [head[i] for i in order])))
     return results
+
+
+def _at_once(response: Response) -> bool:
+    """Whether there are probabilities, and of the answer: they are those of the first token, which
+    is not the answer's where reasoning comes before it."""
+    return bool(response.probabilities) and without_reasoning(response.text) == response.text
 
 
 def _tell_of_thinking(verifier: Role, responses: Sequence[Response]) -> None:
