@@ -56,7 +56,11 @@ class Preflight:
             return
         self._done = True
         checks = examine(self._config, self._benchmark)
-        if lacking := [check for check in checks if check.state == "missing"]:
+        lacking = [check for check in checks if check.state == "missing"]
+        if len(lacking) == 1:
+            (check,) = lacking
+            raise UserError(f"{check.found} ({check.remedy})" if check.remedy else check.found)
+        if lacking:
             lines = [f"  {c.name}: {c.found}\n      {c.remedy}".rstrip() for c in lacking]
             raise UserError(
                 "not everything is here that this run needs (--no-preflight: begin all the same):\n"

@@ -573,7 +573,7 @@ def test_a_misbehaving_endpoint_ends_a_search_and_a_run_with_a_sentence(
     asked = len(fake.seen)
     assert asked <= 6 and (asked == 1 or case not in SLOW)  # nobody waits for silence twice
     check_cache(place.home / "image_db" / "responses.sqlite")
-    assert run(place, shown, models, "--stages", "s1") == 1
+    assert run(place, shown, models, "--stages", "s1", "--no-preflight") == 1
     assert words in sentence(capsys)
     assert check_cache(shown / "cache.sqlite") == place.captions
     (manifest,) = (shown / "runs").rglob("manifest.json")
