@@ -173,7 +173,15 @@ def test_damaged_indexes_say_so(oracle: str, tmp_path: Path) -> None:
         np.save(vectors, odd, allow_pickle=True)
         with pytest.raises(UserError, match="cannot be read"):
             library.read_vectors("n", manifest)
-    (library.place("n") / "index.json").write_text("{")
+    index = library.place("n") / "index.json"
+    content = json.loads(index.read_text())
+    content["models"]["encoder"]["of_later"] = content["of_later"] = 1
+    index.write_text(json.dumps(content))
+    assert library.read_manifest("n") == manifest
+    index.write_text(json.dumps(content | {"version": 2}))
+    with pytest.raises(UserError, match="newer version"):
+        library.read_manifest("n")
+    index.write_text("{")
     with pytest.raises(UserError, match="not a readable index"):
         library.read_manifest("n")
 

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imagescope import __version__
 from imagescope.config import PACKAGE, ROLES, EngineName, ModelSet, RunConfig, config_path
@@ -35,6 +35,7 @@ from imagescope.vectors import Array
 
 log = logging.getLogger("imagescope")
 NAME = re.compile(r"\w([\w.-]{0,58}\w)?")
+FORMAT = 1  # of index.json
 THUMBNAIL = 384  # pixels, the longer side
 
 
@@ -56,7 +57,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    version: int = Field(default=1, ge=1, le=1)  # of the format
+    version: int = FORMAT
     imagescope: str = __version__
     updated: str
     folder: Path
@@ -102,7 +103,7 @@ def read_manifest(name: str) -> Manifest:
     try:
         content = path.read_bytes()
         # fields that came, or went, with other versions are no reason to refuse it
-        return Manifest.model_validate_json(content, extra="ignore")
+        manifest = Manifest.model_validate_json(content, extra="ignore")
     except FileNotFoundError:
         there = ", ".join(names()) or "none yet"
         raise UserError(
@@ -114,6 +115,12 @@ def read_manifest(name: str) -> Manifest:
             f"{path}: not a readable index: {error}. Remove it and index the folder again; "
             "captions and embeddings are kept elsewhere and are not lost."
         ) from None
+    if manifest.version > FORMAT:
+        raise UserError(
+            f"{path} was written by a newer version of ImageScope (format {manifest.version}, here "
+            f"{FORMAT}): use that version, or index the folder again under another name"
+        )
+    return manifest
 
 
 def settings(
