@@ -13,12 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmark_files import small_fashioniq
 from PIL import Image, PngImagePlugin, features
 
+from imagescope.cache import Cache
+from imagescope.data_tools import check
 from imagescope.engines import ahead, decoding
 from imagescope.engines.base import Pair, Picture, Request
 from imagescope.engines.decoding import thumbnail
 from imagescope.engines.images import UnreadableImage, canvas, load_picture, prepare
+from imagescope.hashing import hashed
+from imagescope.report.thumbnails import write_thumbnails
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "photos"
 
@@ -321,6 +326,14 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     for path in (tmp_path / "a.jpg", "/dev/zero"):
         with pytest.raises(UnreadableImage, match="not a regular file"):
             load_picture(path)
+    files = {"a": tmp_path / "a.jpg"}
+    assert write_thumbnails(tmp_path / "report", ["a"], files) == [0]
+    with Cache.open(tmp_path / "cache.sqlite") as cache:
+        assert hashed(cache, [str(tmp_path / "a.jpg")]) == {str(tmp_path / "a.jpg"): ""}
+    small_fashioniq(tmp_path)
+    (tmp_path / "FashionIQ/images").mkdir()
+    os.mkfifo(tmp_path / "FashionIQ/images/B000.png")
+    assert check("FashionIQ-dress", tmp_path, "val").missing == {"B000", "B001", "B002", "B003"}
 
 
 def test_a_large_image_is_not_held_and_processed_from_the_same_pixels(

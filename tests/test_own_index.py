@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_oracle import ASKED, SEEN, content, oracle, scenes
+from own_oracle import ASKED, SEEN, Oracle, content, oracle, scenes
 from PIL import Image
 
+from imagescope import ImageScope
 from imagescope.datasets.folder import walk
+from imagescope.engines.base import Request
 from imagescope.errors import UserError
 from imagescope.own import library
 from imagescope.own.indexing import build
@@ -351,3 +353,23 @@ def test_folder_and_name_come_before_checkpoints(
     scenes(tmp_path / "in", 1)
     with pytest.raises(UserError, match=message):
         build(tmp_path / folder, name)
+
+
+def test_an_outside_reference_is_captioned_at_the_same_length_as_the_index(
+    oracle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(oracle).write_text(Path(oracle).read_text().replace("max_tokens: 96", "max_tokens: 400"))
+    answer, limits = Oracle.answer, []
+
+    def measured(self: Oracle, request: Request) -> str:
+        if request.prompt == "Describe the image.":
+            limits.append(request.max_tokens)
+        return answer(self, request)
+
+    monkeypatch.setattr(Oracle, "answer", measured)
+    scenes(tmp_path / "in", 1)
+    scenes(tmp_path / "out", 1, seed=8)
+    build(tmp_path / "in", "n", oracle)
+    with ImageScope.open("n") as scope:
+        scope.search("keep it", reference=tmp_path / "out" / "000.png", stages=("s1",))
+    assert limits == [400, 400]
