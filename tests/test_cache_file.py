@@ -22,7 +22,9 @@ from imagescope.cache import Cache
 from imagescope.cache_file import APPLICATION, TABLES
 from imagescope.engines.base import Request, Response, collect
 from imagescope.engines.cached import Cached, _material
+from imagescope.entries import Entry, Used
 from imagescope.errors import UserError
+from imagescope.export import _as_kept
 from imagescope.hashing import canonical, digest
 from imagescope.records import plain
 
@@ -105,6 +107,20 @@ def test_a_bundle_of_format_1_is_replayed_and_not_written(tmp_path: Path) -> Non
         with pytest.raises(UserError, match="1 responses are not in the bundle"):
             collect(cached, REQUESTS)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_run_of_old_used_has_its_keys_of_today(tmp_path: Path) -> None:
+    """A run's used.json and manifest still name the endpoint's address."""
+    path = tmp_path / "c.sqlite"
+    format_1(path)
+    identity = {"engine": "openai", "base_url": SECRET, "model": "m"}
+    keys = [digest([digest(identity), _material(request, {})]) for request in REQUESTS]
+    entry = Entry(keys[3], digest(identity), _material(REQUESTS[3], {}), Response("", error="no"))
+    with Cache.open(path) as cache:
+        used = _as_kept(Used({keys[0]}, failed={keys[3]: entry}), cache, [identity])
+        assert list(cache.responses(used.responses).values()) == [ANSWERS[0]]
+        now = digest([digest(Endpoint().identity), entry.request])
+        assert used.failed[now].key == now and len(used.failed) == 1
 
 
 @pytest.mark.parametrize("old", [False, True])
