@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 import math
+import os
 import shutil
 import signal
 import socket
@@ -595,6 +596,43 @@ def test_an_odd_endpoint_is_understood(
     assert run(place, shown, models, "--stages", "s1") == 0
     assert "Traceback" not in capsys.readouterr().err
     assert check_cache(shown / "cache.sqlite") == place.captions + 2
+
+
+def test_an_index_whose_captioner_never_answers_is_none(
+    shown: Path, place: Place, fake: Endpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.behave = says(content=None, refusal="I will not")
+    models = write_models(shown / "E.yaml", fake.url)
+    draw(random_scene(Random(9)), 96).save(shown / "new.png")
+    assert main(["index", str(shown), "--name", "none", "--models", str(models)]) == 1
+    assert "captions: 1 of 1 requests got no answer (1 refused)" in capsys.readouterr().err
+    assert not (place.home / "indexes" / "none" / "index.json").exists()
+
+
+def test_the_page_starts_whatever_the_environment_says_of_proxies(
+    shown: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gradio")
+    from imagescope.own.scope import ImageScope
+    from imagescope.own.web import Desk, _without_proxy, start
+
+    values = {
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "all_proxy": "socks5://x",
+        "no_proxy": "example.org",
+        "SSL_CERT_FILE": "/no/such/file",
+    }
+    for name, value in {**values, "GRADIO_TEMP_DIR": str(shown)}.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    desk = Desk(lambda: ImageScope.open("six"))
+    with _without_proxy():
+        page = start(desk, "127.0.0.1", 0, 4)
+    assert page.local_url.startswith("http://127.0.0.1:")
+    page.close(verbose=False)
+    desk.close()
+    assert {name: os.environ.get(name) for name in before} == before
+    assert os.environ["no_proxy"] == "example.org" and "NO_PROXY" not in os.environ
 
 
 def test_a_page_without_v1_in_its_address(fake: Endpoint) -> None:

@@ -352,6 +352,41 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) ->
     assert sizes == [10, 5, 2, 3, 5, 2, 3]
 
 
+def test_a_fault_of_our_own_is_no_bad_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Transformers(configured("reasoner"))
+    for kind in (TypeError, IndexError, KeyError):
+
+        def broken(*_: Any, kind: type[Exception] = kind) -> list[Response]:
+            raise kind("ours")
+
+        monkeypatch.setattr(engine, "_forward", broken)
+        with pytest.raises(kind, match="ours"):
+            collect(engine, [Request("a", (), 2)])
+
+
+def test_a_token_outside_the_models_tables_is_that_requests_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch says so by an IndexError."""
+    engine = Transformers(configured("reasoner"))
+    collect(engine, [Request("a", (), 2)])
+    vocabulary = len(engine._tokenizer)
+    tokenizer = engine._tokenizer
+
+    def wrong(texts: list[str], **options: Any) -> Any:
+        inputs = tokenizer(texts, **options)
+        rows = [n for n, text in enumerate(texts) if "bad" in text]
+        inputs["input_ids"][rows, -1] = vocabulary + 10_000
+        return inputs
+
+    for name in ("get_vocab", "decode", "apply_chat_template"):
+        setattr(wrong, name, getattr(tokenizer, name))
+    wrong.chat_template = tokenizer.chat_template  # type: ignore[attr-defined]
+    monkeypatch.setattr(engine, "_tokenizer", wrong)
+    found = collect(engine, [Request("good", (), 2), Request("bad", (), 2)])
+    assert [bool(r.error) for r in found] == [False, True]
+
+
 def test_vllm_reads_images_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever batch an image falls into, its own request is answered with it."""
     from imagescope.engines import vllm
@@ -547,7 +582,8 @@ def test_text_helpers() -> None:
     assert cut("abc|def", ("x", "|", "f")) == ("abc", True)
     assert cut("abc", ()) == ("abc", False)
     assert shares({1: 0.2, 2: 0.1, 3: 0.1}, [[1, 2], [3]]) == pytest.approx((0.75, 0.25))
-    assert shares({1: 0.0, 3: 0.0}, [[1], [3]]) == (0.5, 0.5)
+    assert shares({1: 0.0, 3: 0.0}, [[1], [3]]) == ()
+    assert shares({1: float("nan"), 3: 0.5}, [[1], [3]]) == ()
 
 
 def test_nothing_is_looked_up_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,10 +79,11 @@ def variants(choices: Sequence[str], tokenizer: Any) -> list[list[int]]:
 
 
 def shares(probabilities: Mapping[int, float], ids: Sequence[Sequence[int]]) -> tuple[float, ...]:
-    """The probability of each choice, summed over its tokens, normalised over the choices."""
+    """The probability of each choice, summed over its tokens, normalised over the choices; () where
+    none of them has any, which says nothing."""
     sums = [sum(probabilities[i] for i in group) for group in ids]
     total = sum(sums)
-    return tuple(s / total if total > 0 else 1 / len(sums) for s in sums)
+    return tuple(s / total for s in sums) if total > 0 else ()
 
 
 def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:

@@ -30,9 +30,8 @@ Batch = list[tuple[int, Request]]
 class Transformers:
     """See engines/base.py. loads, load_seconds: how often the model was loaded, and for how long.
 
-    schema is not enforced here. A RuntimeError or ValueError while a batch runs (out of memory, a
-    shape that does not fit) halves it; a request that fails alone gets a response with the error.
-    Anything else is a fault of the code's and goes on.
+    schema is not enforced here. A RuntimeError or ValueError (out of memory, a shape that does not
+    fit) halves a batch; a request that fails alone gets a response with the error.
     """
 
     def __init__(self, config: ModelConfig):
@@ -241,16 +240,19 @@ class Transformers:
                 inputs[name] = value.to(self._model.dtype)
         stop_ids, stops = self._stops(first.stop)
         with torch.inference_mode(), device.threads_for(self._model.num_parameters()):
-            out = self._model.generate(
-                **inputs,
-                max_new_tokens=max(limits),
-                repetition_penalty=first.repetition_penalty,
-                eos_token_id=sorted(self._eos | stop_ids) or None,
-                stop_strings=stops or None,
-                tokenizer=self._tokenizer if stops else None,
-                return_dict_in_generate=True,
-                output_logits=bool(first.choices),
-            )
+            try:
+                out = self._model.generate(
+                    **inputs,
+                    max_new_tokens=max(limits),
+                    repetition_penalty=first.repetition_penalty,
+                    eos_token_id=sorted(self._eos | stop_ids) or None,
+                    stop_strings=stops or None,
+                    tokenizer=self._tokenizer if stops else None,
+                    return_dict_in_generate=True,
+                    output_logits=bool(first.choices),
+                )
+            except IndexError as error:  # a token or position outside the model's tables
+                raise ValueError(str(error)) from error
         width = inputs["input_ids"].shape[1]
         chosen: list[tuple[float, ...]] = [()] * len(requests)
         if first.choices:

@@ -149,6 +149,8 @@ def _embed(
     """Captions and embeds what is new (the image database knows the rest, by content)."""
     from imagescope.cache import Cache, cache_path
     from imagescope.encoders import CachedTexts, open_encoder
+    from imagescope.engines.role import Step
+    from imagescope.failures import check
     from imagescope.image_db import ImageDB
     from imagescope.pipeline import Models
     from imagescope.prompts import load_prompts
@@ -157,11 +159,13 @@ def _embed(
     prompt = load_prompts(config.prompts, "folder").caption
     gallery = Gallery(tuple(entries), {n: wanted.folder / n for n in entries})
     with Cache.open(cache_path(config), record=False) as cache:
-        models = Models(config, cache)
+        steps: dict[str, Step] = {}
+        models = Models(config, cache, steps=steps)
         try:
             db = ImageDB.open(config.image_db, name, "all", gallery, cache)
             with models.role("captioner") as captioner:
                 captions = db.captions(captioner, prompt)
+            check("captions", steps.get("captions", Step()), limit=1)
             encoder = open_encoder(config.models.encoder)
             try:
                 vectors = db.vectors(encoder, CachedTexts(encoder, cache), captions)

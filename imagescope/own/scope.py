@@ -22,6 +22,7 @@ from imagescope.datasets.folder import sha256
 from imagescope.engines.base import Picture, Request
 from imagescope.engines.role import Role, Step
 from imagescope.errors import UserError
+from imagescope.failures import check
 from imagescope.own import library
 from imagescope.own.answers import Answer, Explanation, Result, State
 from imagescope.prompts import load_prompts
@@ -181,11 +182,8 @@ class ImageScope:
         return self._models.open(name)
 
     def _check(self, step: str) -> None:
-        """Raises UserError where a step of this search was left without answers."""
-        try:
-            self._models.check(step)
-        finally:
-            self._steps.clear()
+        """Warns where a step of this search lacks answers; raises UserError where it has none."""
+        check(step, self._steps.pop(step, Step()), limit=1)
 
     def close(self) -> None:
         """Gives the models' memory back."""
@@ -306,8 +304,12 @@ class ImageScope:
 
 def _impatient(models: ModelSet) -> ModelSet:
     """The same models for somebody who waits: an endpoint's silence is not waited for again."""
-    calm = {"retry_timeouts": False}
-    return models.model_copy(update={n: models.role(n).model_copy(update=calm) for n in ROLES})
+    update = {}
+    for name in ROLES:
+        role = models.role(name)
+        calm = {"retry_timeouts": False, "retries": min(role.retries, 2)}
+        update[name] = role.model_copy(update=calm)
+    return models.model_copy(update=update)
 
 
 def share_memory(models: ModelSet) -> ModelSet:

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ from imagescope.own.scope import STAGES, ImageScope
 
 log = logging.getLogger("imagescope")
 T = TypeVar("T")
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 DECODING = 2  # uploads decoded at a time: each may take a gigabyte for a moment
 USERS = 16  # searches under way at a time; more wait in the queue
 LONGEST = 2000  # characters of a line
@@ -311,6 +313,20 @@ def _free_port(host: str) -> int:
         return int(found.getsockname()[1])
 
 
+@contextmanager
+def _without_proxy() -> Iterator[None]:
+    """While the page starts, its framework asks it whether it is up: not through the proxy that
+    the environment names, nor with its certificates."""
+    names = [n for n in os.environ if n.lower().endswith("_proxy") or n in CERTIFICATES]
+    saved = {name: os.environ.pop(name) for name in names}
+    os.environ["NO_PROXY"] = "*"
+    try:
+        yield
+    finally:
+        del os.environ["NO_PROXY"]
+        os.environ.update(saved)
+
+
 def serve(
     name: str,
     host: str,
@@ -330,7 +346,8 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="imagescope-") as uploads:
         os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False"}
         try:
-            page = start(desk, host, port, top)
+            with _without_proxy():
+                page = start(desk, host, port, top)
         except OSError as error:
             raise UserError(f"cannot listen on {host}:{port}: {error}. Another --port?") from None
         try:
