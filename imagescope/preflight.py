@@ -20,6 +20,7 @@ from imagescope.datasets.base import Benchmark
 from imagescope.engines import choose
 from imagescope.engines.base import Request, collect
 from imagescope.errors import UserError
+from imagescope.redaction import redact
 
 T = TypeVar("T")
 Group = Literal["machine", "packages", "datasets", "checkpoints", "endpoints", "disk"]
@@ -184,7 +185,7 @@ def _endpoint(roles: str, model: ModelConfig) -> Check:
     """Asks an endpoint for one token. A refusal is an answer, too: other requests may pass."""
     from imagescope.engines.openai import OpenAI
 
-    where = f"{model.base_url or 'the endpoint'} (model {model.model})"
+    where = f"{redact(model.base_url or 'the endpoint')} (model {model.model})"
     try:
         engine = OpenAI(model.model_copy(update={"retries": 1}))
         try:
