@@ -69,6 +69,17 @@ def fake() -> Iterator[Endpoint]:
         yield endpoint
 
 
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    """What is warned of, whichever way the log's lines go."""
+    messages: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("imagescope").addHandler(handler)
+    yield messages
+    logging.getLogger("imagescope").removeHandler(handler)
+
+
 def engine(fake: Endpoint, **settings: Any) -> OpenAI:
     return OpenAI(ModelConfig(**{"model": "m", "base_url": fake.url, "timeout": 5} | settings))
 
@@ -239,21 +250,19 @@ def test_unknown_probabilities_are_none(logprobs: Any) -> None:
 )
 def test_a_refused_parameter_is_renamed_or_left_out_once_and_for_all(
     fake: Endpoint,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    warnings: list[str],
     parameter: str,
     message: str,
     instead: str,
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("imagescope"), "propagate", True)
     fake.behave = refuses(parameter, message)
     opened = engine(fake, max_num_seqs=1)
     requests = [Request(f"{n}", (), 5, 1.1, ("x",), ("yes", "no"), "{}") for n in range(3)]
     assert not any(response.error for response in collect(opened, requests))
     assert [parameter in body for body in fake.seen] == [True, False, False, False]
     assert not instead or fake.seen[-1][instead] == 5
-    told = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    assert len(told) == 1 and parameter in told[0] and message in told[0]
+    (told,) = warnings
+    assert parameter in told and message in told
 
 
 def test_fastapis_words_for_a_refused_parameter(fake: Endpoint) -> None:
@@ -280,15 +289,14 @@ def test_a_request_that_is_refused_for_itself(fake: Endpoint, message: str) -> N
 
 
 def test_a_silent_server_is_told_of_once_and_asked_again(
-    fake: Endpoint, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    fake: Endpoint, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("imagescope"), "propagate", True)
     monkeypatch.setattr("imagescope.engines.openai.SLOW", 0.05)
     fake.behave = silence
     with pytest.raises(UserError, match=r"did not answer within 0\.2 s"):
         ask(fake, timeout=0.2, retries=1)
     assert len(fake.seen) == 2
-    assert [r.getMessage().count("no answer for 0.05 s") for r in caplog.records] == [1]
+    assert len(warnings) == 1 and "no answer for 0.05 s" in warnings[0]
     with pytest.raises(UserError, match=r"did not answer within 0\.2 s"):
         ask(fake, timeout=0.2, retries=5, retry_timeouts=False)
     assert len(fake.seen) == 3
