@@ -153,7 +153,8 @@ class RunConfig(_Model):
 
     tau: weight of the caption against the image, in [0, 1].  top_k: candidates verified.
     alpha: candidates compared with the reference.  keep: names kept of a ranking in the results
-    (targets' ranks are exact beyond).  reading: how models' answers are read: tolerant, or as the
+    (targets' ranks are exact beyond).  method, options: a name of registry.METHODS, and what
+    differs from its defaults.  reading: how models' answers are read: tolerant, or as the
     authors' code reads them (docs/deviations.md).  fail_on_error: the share of a step's requests,
     in [0, 1], that may stay without an answer before the run fails.
     """
@@ -178,6 +179,8 @@ class RunConfig(_Model):
     alpha: int = Field(default=3, gt=0)
     stages: tuple[Stage, ...] = ("s1", "s2", "s3")
     keep: int = Field(default=100, gt=0)
+    method: str = "imagescope"
+    options: dict[str, Any] = {}
     reading: Reading = "tolerant"
     fail_on_error: float = Field(default=0.05, ge=0, le=1)
     preflight: bool = True  # look at all that is needed before anything is asked
@@ -268,7 +271,7 @@ def _values(node: yaml.Node, counts: dict[int, float]) -> float:
     return counts[id(node)]
 
 
-def _explain(error: ValidationError, where: str) -> UserError:
+def explain(error: ValidationError, where: str) -> UserError:
     lines = [
         f"  {'.'.join(str(p) for p in e['loc']) or '(whole)'}: {e['msg']}"
         + (f" (got {e['input']!r:.100})" if _telling(e) else "")
@@ -299,7 +302,7 @@ def load_models(name: str | Path, checkpoints: Mapping[str, str] | None = None) 
     try:
         return ModelSet.model_validate(data)
     except ValidationError as error:
-        raise _explain(error, str(path)) from None
+        raise explain(error, str(path)) from None
 
 
 def load_run(
@@ -324,4 +327,4 @@ def load_run(
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise _explain(error, f"{source} with the options given") from None
+        raise explain(error, f"{source} with the options given") from None

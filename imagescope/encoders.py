@@ -10,7 +10,7 @@ import gc
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
@@ -26,6 +26,7 @@ from imagescope.config import EncoderConfig
 from imagescope.engines.decoding import UnreadableImage, opened
 from imagescope.engines.device import threads_for, visible_gpus
 from imagescope.errors import UserError
+from imagescope.records import Item
 from imagescope.vectors import Array
 
 if TYPE_CHECKING:
@@ -388,6 +389,49 @@ class CachedTexts:
         """How many of the distinct texts would have to be embedded."""
         keys = {_key(_plain(text)) for text in texts}
         return len(keys) - len(self._cache.vectors(self.space, list(keys)))
+
+    def embed(self, items: Sequence[Item], known: Mapping[Path, Array] = {}) -> Array:
+        """float32 (n, d): unit rows; zeros for an image that cannot be read, and for an item with
+        nothing in it. known: the vectors of images that lie elsewhere.
+
+        Raises UserError for an item with both text and image, which two towers cannot join, and
+        where a replay lacks one.
+        """
+        if any(len(item.images) + bool(item.text) > 1 or item.video for item in items):
+            raise UserError(
+                f"{self._encoder.config.model} embeds a text or an image, not both as one: "
+                "--method image+text adds their vectors"
+            )
+        said = self.lookup([_plain(item.text) for item in items if item.text])
+        paths = [path for item in items for path in item.images if path not in known]
+        seen = {**known, **self._images(paths)}
+        rows = [
+            said.get(_plain(item.text)) if item.text else seen.get(*item.images or (None,))
+            for item in items
+        ]
+        width = next((len(row) for row in rows if row is not None), 0)
+        return np.stack([np.zeros(width, np.float32) if row is None else row for row in rows])
+
+    def _images(self, paths: Sequence[Path]) -> dict[Path, Array]:
+        """path -> float32 (d,) of each image that can be read."""
+        shas = self._cache.hashes([str(path) for path in paths])
+        keys = {path: f"image:{shas[str(path)]}" for path in paths if shas[str(path)]}
+        held = self._cache.vectors(self.space, list(keys.values())) if keys else {}
+        missing = [path for path, key in keys.items() if key not in held]
+        self._counts[0] += len(paths)
+        self._counts[1] += len(keys) - len(missing)
+        if missing and self._replay:
+            raise UserError(
+                f"{self._cache.path}: the vector of {missing[0]} is not in the bundle. Replay with "
+                "the options of the run that was exported."
+            )
+        if missing:
+            vectors, ok = self._encoder.images(missing)
+            made = {keys[p]: v for p, v, fine in zip(missing, vectors, ok, strict=True) if fine}
+            self._cache.put_vectors(self.space, made)
+            self._counts[2] += len(made)
+            held |= made
+        return {path: held[key] for path, key in keys.items() if key in held}
 
     def take_counts(self) -> tuple[int, int, int]:
         """(wanted, cached, computed) since the last time; wanted counts repetitions."""

@@ -13,12 +13,13 @@ from imagescope.cache import Cache, cache_path
 from imagescope.cache_file import without_address
 from imagescope.config import RunConfig
 from imagescope.encoders import CachedTexts, open_encoder
+from imagescope.engines.roles import Models
 from imagescope.entries import Used
 from imagescope.errors import UserError
 from imagescope.files import parse_json
 from imagescope.hashing import digest
 from imagescope.image_db import ImageDB
-from imagescope.pipeline import USED, Models, load_benchmark
+from imagescope.pipeline import USED, load_benchmark
 from imagescope.prompts import load_prompts
 from imagescope.runs import as_started
 
@@ -67,7 +68,7 @@ def export_run(folder: Path, target: Path) -> dict[str, int]:
         db = ImageDB.open(
             config.image_db, benchmark.name, benchmark.split, benchmark.gallery, cache
         )
-        captions = db.captions(models.open("captioner"), prompts.caption)
+        captions = db.captions(models.open("captioner"), prompts["caption"])
         encoder = open_encoder(config.models.encoder)
         db.vectors(encoder, CachedTexts(encoder, cache, replay=True), captions)
         return bundle.export(cache, target, used, db.bundle())

@@ -18,7 +18,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -100,10 +100,13 @@ class ImageDB:
             )
         return hashes
 
-    def captions(self, captioner: Role, prompt: str) -> dict[str, str]:
+    def captions(
+        self, captioner: Role, prompt: str, only: Collection[str] | None = None
+    ) -> dict[str, str]:
         """name -> caption of every image, in- and outside the gallery, that could be captioned.
 
-        Captions that the response cache lacks but this gallery's file has are taken from there.
+        only: names of the images that are needed; None: all.  Captions that the response cache
+        lacks but this gallery's file has are taken from there.
         """
         made_by = {
             "captioner": captioner.engine.identity,
@@ -121,7 +124,8 @@ class ImageDB:
             for name, sha in self.hashes.items()
             if not sha or sha in unreadable
         }
-        names, files = [name for name in self.hashes if name not in skipped], self._gallery.files
+        files = self._gallery.files
+        names = [n for n in self.hashes if n not in skipped and (only is None or n in only)]
         requests = [
             Request(prompt, (Picture(str(files[name])),), max_tokens=LONGEST) for name in names
         ]
@@ -143,23 +147,27 @@ class ImageDB:
             log.warning("%d images have no caption; the first: %s: %s", len(skipped), *first)
         self._described["captions"] = {"made": len(captions), "missing": skipped}
         if not self._cache.bundle:
-            rows = {name: (sha, captions.get(name, "")) for name, sha in self.hashes.items()}
+            rows = {
+                name: (sha, captions.get(name) or ("" if name in names else known.get(sha, "")))
+                for name, sha in self.hashes.items()
+            }
             _write_captions(folder, made_by, rows, {"skipped": skipped, "unreadable": unreadable})
         return captions
 
     def vectors(
-        self, encoder: Encoder, texts: CachedTexts, captions: Mapping[str, str]
+        self, encoder: Encoder, texts: CachedTexts, captions: Mapping[str, str] | None = None
     ) -> GalleryVectors:
-        """Embeddings of every image and caption of the gallery, memory-mapped; computes what is
-        new. An image without a caption has its image vector in the caption's place."""
+        """Embeddings of every image of the gallery, and of its captions where they are given,
+        memory-mapped; computes what is new. An image without a caption has its image vector in the
+        caption's place."""
         names, size = self._gallery.names, encoder.config.chunk_size
-        images = [self.hashes[name] for name in names]
-        plain = [captions.get(name, "") for name in names]
+        shas = [self.hashes[name] for name in names]
+        plain = None if captions is None else [captions.get(name, "") for name in names]
         if self._cache.bundle:
-            return self._replayed(texts, images, plain)
+            return self._replayed(texts, shas, plain)
         mine = f"{_slug(encoder.config.model)}-{digest(texts.identity)[:8]}"
         paths = {
-            sha: str(self._gallery.files[n]) for n, sha in zip(names, images, strict=True) if sha
+            sha: str(self._gallery.files[n]) for n, sha in zip(names, shas, strict=True) if sha
         }
 
         def embed_images(keys: list[str]) -> tuple[Array, dict[str, str]]:
@@ -168,23 +176,28 @@ class ImageDB:
             return vectors, {key: encoder.unreadable[paths[key]] for key in bad}
 
         store = self._store(f"images/{mine}", {"encoder": texts.identity})
-        found, ok, computed = store.rows(images, embed_images, size, "embedding images")
-        self._report(store, images, ok)
+        images, ok, computed = store.rows(shas, embed_images, size, "embedding images")
+        self._report(store, shas, ok)
+        places = {_image(sha): (images, n) for n, sha in enumerate(shas) if ok[n]}
+        self._bundled = (texts.space, places)
+        self.counts = (len(names), len(names) - computed, computed)
+        if plain is None:
+            return GalleryVectors(names, images, images, ok)
 
         keys = [
             _key(caption) if caption else sha if fine else ""
-            for caption, sha, fine in zip(plain, images, ok, strict=True)
+            for caption, sha, fine in zip(plain, shas, ok, strict=True)
         ]
         said = {_key(caption): caption for caption in plain if caption}
-        row = {sha: n for n, sha in enumerate(images)}
+        row = {sha: n for n, sha in enumerate(shas)}
 
         def embed_captions(keys: list[str]) -> tuple[Array, dict[str, str]]:
             worded = [n for n, key in enumerate(keys) if key in said]
-            vectors = np.zeros((len(keys), found.shape[1]), np.float32)
+            vectors = np.zeros((len(keys), images.shape[1]), np.float32)
             vectors[worded] = encoder.texts([said[keys[n]] for n in worded])
             for n, key in enumerate(keys):
                 if key not in said:
-                    vectors[n] = found[row[key]]
+                    vectors[n] = images[row[key]]
             return vectors, {}
 
         made_by = {"encoder": texts.identity, "captioner": self._captioner}
@@ -192,14 +205,8 @@ class ImageDB:
         worded, _, more = store.rows(keys, embed_captions, size, "embedding captions")
         wanted = 2 * len(names)
         self.counts = (wanted, wanted - computed - more, computed + more)
-        self._bundled = (
-            texts.space,
-            {
-                **{_image(sha): (found, n) for n, sha in enumerate(images) if ok[n]},
-                **{_worded(c): (worded, n) for n, c in enumerate(plain) if c},
-            },
-        )
-        return GalleryVectors(names, found, worded, ok)
+        places |= {_worded(c): (worded, n) for n, c in enumerate(plain) if c}
+        return GalleryVectors(names, images, worded, ok)
 
     def bundle(self, size: int = 1024) -> Iterator[tuple[str, dict[str, Array]]]:
         """What vectors() came to, for Cache.export: batches of (space, key -> vector)."""
@@ -255,25 +262,27 @@ class ImageDB:
         self._cache.lose(str(files[name]) for name in names if name in files)
 
     def _replayed(
-        self, texts: CachedTexts, images: list[str], captions: list[str]
+        self, texts: CachedTexts, images: list[str], captions: list[str] | None
     ) -> GalleryVectors:
         """Everything from the bundle; what it has no vector of could not be read then either."""
         keys = [_image(sha) for sha in images]
         found = self._cache.vectors(texts.space, [key for key in keys if key])
-        said = self._cache.vectors(texts.space, [_worded(c) for c in captions if c])
-        if not found or not all(_worded(c) in said for c in captions if c):
+        given = captions or [""] * len(images)
+        said = self._cache.vectors(texts.space, [_worded(c) for c in given if c])
+        if not found or not all(_worded(c) in said for c in given if c):
             raise UserError(
                 f"{self._cache.path}: lacks vectors of this gallery's images. Replay with the "
                 "options of the run that was exported."
             )
         width = len(next(iter(found.values())))
         vectors = np.zeros((2, len(keys), width), np.float32)
-        for n, (key, caption) in enumerate(zip(keys, captions, strict=True)):
+        for n, (key, caption) in enumerate(zip(keys, given, strict=True)):
             if key in found:
                 vectors[0, n] = found[key]
                 vectors[1, n] = said[_worded(caption)] if caption else found[key]
         ok = np.array([key in found for key in keys], bool)
-        self.counts = (2 * len(keys), 2 * len(keys), 0)
+        wanted = len(keys) * (1 if captions is None else 2)
+        self.counts = (wanted, wanted, 0)
         return GalleryVectors(self._gallery.names, vectors[0], vectors[1], ok)
 
 

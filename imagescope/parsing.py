@@ -337,3 +337,13 @@ def _clean(text: str) -> str:
     """One line, without control characters and lone surrogates."""
     text = text.encode("utf-8", "replace").decode("utf-8")
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def labelled(text: str, label: str, *, cut_at_colon: bool = False) -> str:
+    """What stands behind a label, in the first line that starts with it in any case; "" where no
+    line does. cut_at_colon: up to the next colon."""
+    for line in text[:LONGEST].splitlines():
+        before, colon, after = line.strip(" *#>-").partition(":")
+        if colon and before.strip(" *").lower() == label.lower():
+            return _clean(after.partition(":")[0] if cut_at_colon else after).strip(" *")
+    return ""

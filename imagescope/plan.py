@@ -30,9 +30,10 @@ from imagescope.engines import open_engine
 from imagescope.engines.base import Picture, Request, Response
 from imagescope.engines.cached import Cached
 from imagescope.engines.role import Role
+from imagescope.engines.roles import checkpoint
 from imagescope.errors import UserError
 from imagescope.image_db import LONGEST, ImageDB
-from imagescope.pipeline import checkpoint, load_benchmark
+from imagescope.pipeline import load_benchmark
 from imagescope.preflight import identifiable
 from imagescope.prompts import VERIFICATION, load_prompts
 from imagescope.runs import machine
@@ -149,7 +150,7 @@ def forecast(config: RunConfig) -> list[Forecast]:
         captioner, reasoner = role("captioner"), role("reasoner")
         named = [name for name in gallery.files if name not in benchmark.missing]
         requests = [
-            Request(prompts.caption, (Picture(str(gallery.files[name])),), max_tokens=LONGEST)
+            Request(prompts["caption"], (Picture(str(gallery.files[name])),), max_tokens=LONGEST)
             for name in named
         ]
         answers = captioner.ask(requests, "captions", named)
@@ -175,7 +176,7 @@ def forecast(config: RunConfig) -> list[Forecast]:
             said.cached, said.exact = said.wanted - texts.missing(descriptions), True
             root = _links(config.image_db, Path(temporary, "image_db"))
             db = ImageDB.open(root, benchmark.name, benchmark.split, gallery, cache)
-            vectors = db.vectors(encoder, texts, db.captions(captioner, prompts.caption))
+            vectors = db.vectors(encoder, texts, db.captions(captioner, prompts["caption"]))
             rows.cached, rows.exact = rows.wanted, True
             means = texts.means([s.descriptions for s in syntheses])
             first = retrieve(queries, means, vectors, tau=config.tau, keep=config.top_k)
@@ -201,7 +202,7 @@ def forecast(config: RunConfig) -> list[Forecast]:
                     first,
                     gallery.files,
                     evaluator,
-                    prompts.evaluation,
+                    prompts["evaluation"],
                     config.alpha,
                     config.reading,
                 )
@@ -215,7 +216,7 @@ def forecast(config: RunConfig) -> list[Forecast]:
                 found.append(Forecast("verification", wanted, 0, wanted, tokens, exact=False))
             if "s3" in config.stages:
                 wanted = asking * min(config.alpha, pool)
-                tokens = wanted * len(prompts.evaluation) / CHARACTERS
+                tokens = wanted * len(prompts["evaluation"]) / CHARACTERS
                 found.append(Forecast("evaluation", wanted, 0, 2 * wanted, tokens, exact=False))
     _remember(config, found)
     return found

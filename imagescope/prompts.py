@@ -10,37 +10,49 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from imagescope.config import config_path
 from imagescope.errors import UserError
 from imagescope.records import Edit
 
-# kind -> (the paper's file name, the placeholders that the text must hold)
-KINDS: dict[str, tuple[str, frozenset[str]]] = {
-    "caption": ("caption.txt", frozenset()),
-    "synthesis": ("prompt1_stage1_reasoner.txt", frozenset({"INSTRUCTION", "REF_IMAGE_DESC"})),
-    "questions": ("prompt2_stage2_reasoner.txt", frozenset({"INSTRUCTION", "ATOMIC_INST"})),
-    "evaluation": ("prompt3_stage3_evaluator.txt", frozenset({"INSTRUCTION"})),
+
+@dataclass(frozen=True, slots=True)
+class PromptKind:
+    """A prompt that a method needs.
+
+    placeholders: the [[NAME]]s that its text must hold, and no others.  release_name: its file's
+    name in the authors' release, where there is one.
+    """
+
+    placeholders: frozenset[str] = frozenset()
+    release_name: str = ""
+
+
+CAPTION = PromptKind(release_name="caption.txt")
+KINDS: dict[str, PromptKind] = {  # ImageScope's
+    "caption": CAPTION,
+    "synthesis": PromptKind(
+        frozenset({"INSTRUCTION", "REF_IMAGE_DESC"}), "prompt1_stage1_reasoner.txt"
+    ),
+    "questions": PromptKind(
+        frozenset({"INSTRUCTION", "ATOMIC_INST"}), "prompt2_stage2_reasoner.txt"
+    ),
+    "evaluation": PromptKind(frozenset({"INSTRUCTION"}), "prompt3_stage3_evaluator.txt"),
 }
 VERIFICATION = "Answer the question with Yes or No. {question}"
+FASHION = ("dress", "shirt", "toptee")  # sets for which a method's own set is `fashion`
 _PLACEHOLDER = re.compile(r"\[\[([A-Z_]+)\]\]")
 
 
-@dataclass(frozen=True)
-class PromptSet:
-    """The four prompts of a run, as text with their placeholders."""
-
-    caption: str
-    synthesis: str
-    questions: str
-    evaluation: str
+class Prompts(dict[str, str]):
+    """The prompts of a run by kind, as text with their placeholders."""
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of each prompt, for manifests."""
-        return {k: hashlib.sha256(v.encode()).hexdigest()[:16] for k, v in asdict(self).items()}
+        return {k: hashlib.sha256(v.encode()).hexdigest()[:16] for k, v in self.items()}
 
 
 def fill(prompt: str, **values: str) -> str:
@@ -53,34 +65,41 @@ def atomic_instructions(edits: Sequence[Edit]) -> str:
     return "\n" + "\n".join(f"   ({i}) {e.type}: {e.text}" for i, e in enumerate(edits, 1))
 
 
-def load_prompts(name: str | Path, dataset: str) -> PromptSet:
-    """The set `name` (packaged, or a folder) as `dataset` uses it.
+def load_prompts(
+    name: str | Path,
+    dataset: str,
+    kinds: Mapping[str, PromptKind] = KINDS,
+    method: str = "imagescope",
+) -> Prompts:
+    """The set `name` (packaged, or a folder) as a method uses it on `dataset`.
 
     Raises UserError for a missing file, or a placeholder that is missing or unknown.
     """
     folder = config_path(name, "prompts")
     if not folder.is_dir():
-        raise UserError(f"{folder}: a prompt set is a folder with {', '.join(KINDS)}.txt")
+        raise UserError(f"{folder}: a prompt set is a folder with {', '.join(kinds)}.txt")
     wanted = {_plain(dataset), _plain(dataset.rsplit("-", 1)[-1]), _plain(dataset.split("-")[0])}
     own = [f for f in sorted(folder.iterdir()) if f.is_dir() and _plain(f.name) in wanted]
     own.sort(key=lambda f: -len(f.name))  # FashionIQ-dress before FashionIQ
-    return PromptSet(**{kind: _read(kind, [*own, folder]) for kind in KINDS})
+    packaged = config_path("general", "prompts").parent / method
+    sets = (folder.name, "fashion" if folder.name in FASHION else "general", "general")
+    folders = [*own, folder / method, folder, *(packaged / name for name in sets)]
+    return Prompts({name: _read(name, kind, folder, folders) for name, kind in kinds.items()})
 
 
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _read(kind: str, folders: Sequence[Path]) -> str:
-    paper_name, required = KINDS[kind]
-    for path in (f / n for f in folders for n in (f"{kind}.txt", paper_name)):
+def _read(name: str, kind: PromptKind, chosen: Path, folders: Sequence[Path]) -> str:
+    release_name, required = kind.release_name, kind.placeholders
+    for path in (f / n for f in folders for n in (f"{name}.txt", release_name)):
         if path.is_file():
             break
     else:
-        raise UserError(
-            f"prompt set {folders[-1]}: no {kind}.txt (the paper's name, {paper_name}, would do)"
-        )
-    names = {name for name, _ in KINDS.values()} - {f"{kind}.txt" for kind in KINDS}
+        also = f" (the release's name, {release_name}, would do)" if release_name else ""
+        raise UserError(f"prompt set {chosen}: no {name}.txt{also}")
+    names = {known.release_name for known in KINDS.values()} - {f"{kind}.txt" for kind in KINDS}
     release = any((path.parent / name).is_file() for name in names)  # caption.txt: in both
     try:
         text = path.read_bytes().decode("utf-8")

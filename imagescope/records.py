@@ -72,6 +72,16 @@ class Query:
 
 
 @dataclass(frozen=True)
+class Item:
+    """Anything that is embedded: a text, images, a video, or several of them together."""
+
+    text: str = ""
+    images: tuple[Path, ...] = ()
+    video: Path | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Gallery:
     """The images that are ranked, in the order that breaks ties, and where they lie.
 
@@ -171,6 +181,9 @@ class Evaluation:
     """Pairwise evaluation, in the order asked; it stops at the first accepted candidate."""
 
     judgements: tuple[Judgement, ...]
+
+
+Finding = Synthesis | Verification | Evaluation  # what explains a ranking
 
 
 @dataclass(frozen=True, slots=True)

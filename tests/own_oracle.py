@@ -106,7 +106,7 @@ class Oracle:
 class Words:
     """An encoder whose vectors count words; a picture's are those of its caption."""
 
-    loads, load_seconds, dimension = 0, 0.0, 512
+    loads, load_seconds, seconds, dimension = 0, 0.0, 0.0, 512
 
     def __init__(self, config: EncoderConfig):
         self.config, self.unreadable = config, dict[str, str]()
@@ -134,8 +134,13 @@ def oracle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     model set."""
     monkeypatch.setenv("IMAGESCOPE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("IMAGESCOPE_CACHE", raising=False)
-    monkeypatch.setattr("imagescope.pipeline.open_engine", lambda config, *_, **__: Oracle(config))
+    monkeypatch.setattr(
+        "imagescope.engines.roles.open_engine", lambda config, *_, **__: Oracle(config)
+    )
     monkeypatch.setattr("imagescope.encoders.open_encoder", Words)
+    monkeypatch.setattr(
+        "imagescope.methods.context.open_encoder", lambda config, **_: Words(config)
+    )
     monkeypatch.setattr("imagescope.own.indexing.fingerprint", lambda *_: {})
     ASKED.clear()
     models = tmp_path / "oracle.yaml"

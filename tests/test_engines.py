@@ -43,7 +43,7 @@ ASK = "Answer the question with Yes or No. {}"
 def synthesis(instruction: str) -> str:
     """What the reasoner is asked in a run."""
     reference = "a large blue circle at the top left on a white background"
-    prompt = load_prompts("tiny", "CIRR").synthesis
+    prompt = load_prompts("tiny", "CIRR")["synthesis"]
     return fill(prompt, INSTRUCTION=instruction, REF_IMAGE_DESC=reference)
 
 

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from imagescope import pipeline
 from imagescope.cache import Cache
 from imagescope.cli import main
 from imagescope.config import ModelConfig
+from imagescope.engines import roles
 from imagescope.engines.base import Pair, Picture, Request, Response
 from imagescope.engines.cached import Cached
 from imagescope.engines.role import Role, Step
@@ -83,7 +83,7 @@ def run(
 
     def start(refuses: Kind, every: int, *more: str) -> tuple[int, dict[str, Any], str]:
         engine = Engine(refuses, every)
-        monkeypatch.setattr(pipeline, "open_engine", lambda *_, **__: engine)
+        monkeypatch.setattr(roles, "open_engine", lambda *_, **__: engine)
         places = {"data-root": tiny_data, "runs": tmp_path / "runs", "cache": tmp_path / "c.sqlite"}
         options = [word for name, path in places.items() for word in (f"--{name}", str(path))]
         line = ["run", "CIRR", "--split", "val", "--limit", "20", "--models", "tiny", *options]
@@ -152,6 +152,7 @@ def test_the_limit_can_be_raised(
 def test_a_candidate_that_was_not_judged_is_shown_as_such() -> None:
     unheard = Judgement("a.png", False, "(not judged: refused: against the rules)")
     state = State(
+        "s3",
         Query("1", "q"),
         None,
         Synthesis("", (), ()),

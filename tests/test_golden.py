@@ -19,7 +19,6 @@ import pytest
 
 from imagescope.cache import Cache
 from imagescope.cli import main
-from imagescope.config import config_path
 from imagescope.engines import Lazy, cached
 from imagescope.engines.base import Pair, Picture, Request, Response, collect
 from imagescope.errors import UserError
@@ -194,10 +193,9 @@ def filled() -> dict[str, str]:
         "ATOMIC_INST": atomic_instructions([Edit("Modification", "black"), Edit("Removal", "hat")]),
     }
     result = {"verification": VERIFICATION.format(question="Is the dog black?")}
-    for folder in sorted(config_path("general", "prompts").parent.iterdir()):
-        prompts = load_prompts(folder.name, folder.name)
-        for kind in ("caption", "synthesis", "questions", "evaluation"):
-            result[f"{folder.name} {kind}"] = fill(getattr(prompts, kind), **values)
+    for name in ("dialogue", "dress", "general", "shirt", "tiny", "toptee"):
+        for kind, prompt in load_prompts(name, name).items():
+            result[f"{name} {kind}"] = fill(prompt, **values)
     return result
 
 

@@ -275,7 +275,7 @@ def test_a_picture_without_a_caption_is_ranked_by_its_image(tmp_path, photos):
     assert "silent.png" not in built.captions and built.vectors.ok.all()
     np.testing.assert_array_equal(built.vectors.captions[-1], built.vectors.images[-1])
     missing = built.db.describe()["captions"]["missing"]
-    assert missing == {"silent.png": "the captioner said nothing"}
+    assert missing == {"silent.png": "answered without text"}
 
 
 def test_references_outside_the_gallery_are_captioned_but_not_ranked(tmp_path, photos):

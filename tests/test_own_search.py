@@ -180,7 +180,7 @@ def test_an_answer_without_results_is_an_answer(
     talk = Conversation(reference=Path("000.png"))
     with ImageScope.open("one") as scope:
         desk = web.Desk(lambda: scope)
-        answers = list(desk.answers(talk, "keep it", 5))
+        answers = list(desk.answers(web.Session(talk), "keep it", 5))
         assert [answer.stage for answer in answers] == ["s0", "s1", "s2", "s3"]
         assert not any(len(answer) for answer in answers) and talk.reference is None
         with pytest.raises(UserError, match="no result 1 yet"):
@@ -193,7 +193,9 @@ def test_one_at_a_time_has_one_model_in_memory(captions: list[str], tmp_path: Pa
     with ImageScope.open("n", resident=False) as scope:
 
         def loaded() -> set[str]:
-            engines = {name: role.engine._engine for name, role in scope._models.roles.items()}
+            engines = {
+                name: role.engine._engine for name, role in scope._context.models.roles.items()
+            }
             return {name for name, engine in engines.items() if engine.loads and not engine.closed}
 
         one, other = scope.stages(captions[0]), scope.stages(captions[1])
@@ -205,7 +207,7 @@ def test_one_at_a_time_has_one_model_in_memory(captions: list[str], tmp_path: Pa
         assert next(one).stage == "s3" and loaded() == {"evaluator"}
     with ImageScope.open("n") as scope:
         scope.search(captions[0])
-        assert not any(role.engine._engine.closed for role in scope._models.roles.values())
+        assert not any(role.engine._engine.closed for role in scope._context.models.roles.values())
 
 
 def test_memory_is_shared_by_size() -> None:

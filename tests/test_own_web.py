@@ -160,12 +160,12 @@ def test_a_refused_reference_is_said_and_nothing_is_searched_without_it(
 def test_messages_name_no_folder(
     address: str, captions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from imagescope.own import scope
+    from imagescope.methods import imagescope as stages
 
     def fails(*_: Any) -> Any:
         raise UserError(f"{tmp_path}/in/000.png: gone. See /etc/some where/x, '/opt/models/a b.c'")
 
-    monkeypatch.setattr(scope, "verify", fails)
+    monkeypatch.setattr(stages, "verify", fails)
     said = ask(address, event(address, "line", "submit"), [captions[0], None], "v")
     assert "000.png: gone" in said
     for folder in (str(tmp_path), "/etc", "/opt", "/in/"):
@@ -295,10 +295,10 @@ def test_starting_over_during_a_search(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What was asked before is forgotten, even while it is still being answered."""
-    from imagescope.own import scope
+    from imagescope.methods import imagescope as stages
 
-    verify, go = scope.verify, threading.Event()
-    monkeypatch.setattr(scope, "verify", lambda *rest: go.wait(30) and verify(*rest))
+    verify, go = stages.verify, threading.Event()
+    monkeypatch.setattr(stages, "verify", lambda *rest: go.wait(30) and verify(*rest))
     browser = browse(address)
     say(browser, captions[0])
     wait(browser, lambda b: "checking the best" in b.find_element("css selector", "#status").text)
@@ -357,15 +357,15 @@ def test_first_results_show_before_the_last_stage(
     """Stage 1's pictures are on the page while stage 2 still waits for its model."""
     from threading import Event
 
-    from imagescope.own import scope
+    from imagescope.methods import imagescope as stages
 
-    go, real = Event(), scope.verify
+    go, real = Event(), stages.verify
 
     def held(*args: Any) -> Any:
         assert go.wait(60)
         return real(*args)
 
-    monkeypatch.setattr(scope, "verify", held)
+    monkeypatch.setattr(stages, "verify", held)
     browser = browse(address)
     say(browser, captions[3])
     wait(browser, lambda b: "checking" in b.find_element("css selector", "#status").text)

@@ -69,15 +69,15 @@ def test_worked_examples_read_as_the_parser_expects() -> None:
 
     for name in ("general", "dialogue", "dress", "shirt", "toptee"):
         prompts = load_prompts(name, "")
-        for example in re.findall(r"```json.*?```", prompts.synthesis, re.DOTALL):
+        for example in re.findall(r"```json.*?```", prompts["synthesis"], re.DOTALL):
             edits, descriptions, how = parse_synthesis(example, "", "")
             assert how == "ok" and len(descriptions) == (1 if name == "dialogue" else 3)
             kinds = {"Addition", "Removal", "Modification", "Comparison", "Retention"}
             assert {e.type for e in edits} <= kinds
-        for example in re.findall(r"```json.*?```", prompts.questions, re.DOTALL):
+        for example in re.findall(r"```json.*?```", prompts["questions"], re.DOTALL):
             questions, how = parse_questions(example)
             assert how == "ok" and {q.expected for q in questions} == {True, False}
-        assert prompts.evaluation.count("ANSWER: Yes") == 2  # what to write, and an example
+        assert prompts["evaluation"].count("ANSWER: Yes") == 2  # what to write, and an example
 
 
 def test_the_wheel_brings_configs_prompts_types_and_licence(tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from imagescope import pipeline
 from imagescope.cache import Cache
 from imagescope.cli import main
 from imagescope.config import ROLES, ModelConfig, load_run
 from imagescope.engines.base import Request, Response
+from imagescope.engines.roles import Models
 from imagescope.records import STAGES, Query, Ranking, Synthesis, Trace
 from imagescope.runs import RunFolder, read_traces, to_json
 
@@ -361,9 +361,7 @@ def test_more_candidates_than_images(run: Run) -> None:
     assert len(read_traces(folder)[0].rankings["stage1"].names) <= 5000
 
 
-def test_one_model_in_memory_whoever_shares_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_model_in_memory_whoever_shares_it(tmp_path: Path) -> None:
     """Captioner and evaluator are one checkpoint, and two others are loaded between them."""
 
     class Memory:
@@ -379,12 +377,12 @@ def test_one_model_in_memory_whoever_shares_it(
             loaded.discard(self.model)
 
     loaded: set[str] = set()
-    monkeypatch.setattr(pipeline, "open_engine", lambda config, *_, **__: Memory(config))
     config = load_run("CIRR", {"models": "tiny"})
     shared = config.models.captioner.model_copy(update={"max_tokens": 64})
     models = config.models.model_copy(update={"captioner": shared, "evaluator": shared})
     with Cache.open(tmp_path / "c.sqlite") as cache:
-        held = pipeline.Models(config.model_copy(update={"models": models}), cache)
+        config = config.model_copy(update={"models": models})
+        held = Models(config, cache, opener=lambda role, *_, **__: Memory(role))
         for name in ROLES:
             with held.role(name) as role:
                 role.ask([Request(name)], name, [name])

@@ -19,18 +19,18 @@ from imagescope.engines.cached import EngineStats
 from imagescope.engines.role import Role
 from imagescope.engines.text import received
 from imagescope.parsing import QUESTIONS_SCHEMA, SYNTHESIS_SCHEMA
-from imagescope.prompts import PromptSet
+from imagescope.prompts import Prompts
 from imagescope.records import BLANK_IMAGE, Edit, Query, Question, Ranking, Synthesis
 from imagescope.stages.evaluation import evaluate
 from imagescope.stages.ranking import reorder
 from imagescope.stages.synthesis import ask_questions, synthesise
 from imagescope.stages.verification import verify
 
-PROMPTS = PromptSet(
-    "c",
-    "S|[[REF_IMAGE_DESC]]|[[INSTRUCTION]]",
-    "Q|[[INSTRUCTION]]|[[ATOMIC_INST]]",
-    "E|[[INSTRUCTION]]",
+PROMPTS = Prompts(
+    caption="c",
+    synthesis="S|[[REF_IMAGE_DESC]]|[[INSTRUCTION]]",
+    questions="Q|[[INSTRUCTION]]|[[ATOMIC_INST]]",
+    evaluation="E|[[INSTRUCTION]]",
 )
 FILES = {name: Path(f"{name}.png") for name in "abcdefgh"}
 
@@ -295,7 +295,7 @@ def test_the_first_yes_moves_up_and_ends_the_query() -> None:
         Query("4", "opening", verbatim=True),
     ]
     before = ranking("abcdef", a=0, b=1, c=2, d=3)
-    found = evaluate(queries, [before] * 4, files, evaluator, PROMPTS.evaluation, 3)
+    found = evaluate(queries, [before] * 4, files, evaluator, PROMPTS["evaluation"], 3)
     assert found[0][1].names == tuple("bacdef")
     assert found[0][1].ranks == {"a": 1, "b": 0, "c": 2, "d": 3}
     assert [j.candidate for j in found[0][0].judgements] == ["a", "b"]  # type: ignore[union-attr]

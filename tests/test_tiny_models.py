@@ -74,8 +74,8 @@ def test_evaluator_decides() -> None:
 
 def test_models_are_asked_in_training_as_in_the_product() -> None:
     prompts = load_prompts("tiny", "CIRR")
-    assert prompts.caption == captioner.REQUEST
-    assert evaluator.ASK.format(instruction="[[INSTRUCTION]]") == prompts.evaluation
+    assert prompts["caption"] == captioner.REQUEST
+    assert evaluator.ASK.format(instruction="[[INSTRUCTION]]") == prompts["evaluation"]
     assert verifier.PROMPT == VERIFICATION
 
 

@@ -90,8 +90,9 @@ class Answer(Sequence[Result]):
 
 @dataclass(frozen=True)
 class State:
-    """One query on its way through the stages."""
+    """One query on its way through the stages. stage: the last one, as an Answer has it."""
 
+    stage: str
     query: Query
     reference: Path | None
     synthesis: Synthesis

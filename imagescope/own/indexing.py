@@ -150,13 +150,13 @@ def _embed(
     from imagescope.cache import Cache, cache_path
     from imagescope.encoders import CachedTexts, open_encoder
     from imagescope.engines.role import Step
+    from imagescope.engines.roles import Models
     from imagescope.failures import check
     from imagescope.image_db import ImageDB
-    from imagescope.pipeline import Models
     from imagescope.prompts import load_prompts
 
     config = library.settings(wanted)
-    prompt = load_prompts(config.prompts, "folder").caption
+    prompt = load_prompts(config.prompts, "folder")["caption"]
     gallery = Gallery(tuple(entries), {n: wanted.folder / n for n in entries})
     with Cache.open(cache_path(config), record=False) as cache:
         steps: dict[str, Step] = {}

@@ -8,6 +8,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+import numpy as np
 
 from imagescope.config import (
     PACKAGE,
@@ -20,17 +23,14 @@ from imagescope.config import (
 )
 from imagescope.datasets.folder import sha256
 from imagescope.engines.base import Picture, Request
-from imagescope.engines.role import Role, Step
 from imagescope.errors import UserError
-from imagescope.failures import check
+from imagescope.methods.base import Method, open_method
 from imagescope.own import library
 from imagescope.own.answers import Answer, Explanation, Result, State
+from imagescope.own.context import IndexContext
 from imagescope.prompts import load_prompts
-from imagescope.records import Query, Ranking, Synthesis
-from imagescope.stages.evaluation import evaluate
-from imagescope.stages.synthesis import ask_questions, synthesise
-from imagescope.stages.verification import verify
-from imagescope.vectors import Array
+from imagescope.records import Query, Synthesis
+from imagescope.vectors import GalleryVectors
 
 STAGES = ("s1", "s2", "s3")
 SHARE = 0.9  # of a GPU's memory, for all roles together
@@ -52,28 +52,32 @@ class ImageScope:
     ):
         """Use `ImageScope.open`."""
         from imagescope.cache import Cache, cache_path
-        from imagescope.encoders import CachedTexts, open_encoder
-        from imagescope.pipeline import Models
 
-        self.name, self.manifest, self._resident = name, manifest, resident
+        self.name, self.manifest = name, manifest
         self.config = config
         self.names = tuple(manifest.pictures)
         self.files = {n: manifest.folder / n for n in self.names}
-        self._rows = {n: row for row, n in enumerate(self.names)}
-        self._vectors = library.read_vectors(name, manifest)
+        rows = library.read_vectors(name, manifest)
+        width, ok = rows.shape[1] // 2, np.ones(len(rows), bool)
+        vectors = GalleryVectors(self.names, rows[:, :width], rows[:, width:], ok)
         self._prompts = load_prompts(self.config.prompts, "folder")
+        self._talk = load_prompts(self._dialogue_prompts(), "VisDial")
+        captions = {n: entry.caption for n, entry in manifest.pictures.items()}
         with ExitStack() as stack:
             path = library.known_answers(cache_path(config))
             cache = stack.enter_context(Cache.open(path, record=False))
-            self._steps: dict[str, Step] = {}
-            self._models = Models(config, cache, steps=self._steps)
-            stack.callback(self._models.close)
-            self._encoder = open_encoder(config.models.encoder)
-            stack.callback(self._encoder.close)
-            if self._encoder.identity != manifest.encoder:
+            self._context = IndexContext(
+                config, vectors, self.files, captions, self.caption, cache, resident
+            )
+            stack.callback(self._context.close)
+            if self._context.encoder.identity != manifest.encoder:
                 raise UserError(_mismatch(name, manifest, config.models))
-            self._texts = CachedTexts(self._encoder, cache)
             self._open = stack.pop_all()
+
+    def _dialogue_prompts(self) -> str:
+        """The index' own set where it has a dialogue's, else the packaged one."""
+        own = config_path(self.config.prompts, "prompts")
+        return str(own) if (own / "VisDial").is_dir() else "dialogue"
 
     @classmethod
     def open(
@@ -138,52 +142,29 @@ class ImageScope:
             raise UserError("--top: at least 1")
         path = self._file(reference) if reference else None
         name = str(path) if path else None
-        query = Query("own", text.strip(), reference=name)
-        files = {**self.files, name: path} if name and path else self.files
-        keep, reading = max(top, self.config.top_k), self.config.reading
-        if glance:
-            words = Synthesis("", (), (f"{previous}, {query.instruction}" if previous else text,))
-            vector = self._texts.means([words.descriptions])[0]
-            if path:
-                vector = (vector + self._image(path)) / 2
-            yield self._answer(
-                State(query, path, words, *self._rank(vector, path, keep)), "s0", top, start
-            )
-        synthesis = self._synthesise(query, path, previous)
-        self._check("synthesis")
-        vector = self._texts.means([synthesis.descriptions])[0]
-        ranking, scores = self._rank(vector, path, keep)
-        state = State(query, path, synthesis, ranking, scores)
-        yield self._answer(state, "s1", top, start)
-        if len(stages) < 2:
-            return
-        (synthesis,) = ask_questions(
-            [query], [synthesis], self._role("reasoner"), self._prompts, reading
+        before = [Query("own", previous, verbatim=True)] if previous and not path else []
+        query = Query(
+            "own",
+            text.strip(),
+            turn=len(before),
+            reference=name,
+            exclude=tuple(self._copies(path)) if path else (),
         )
-        self._check("questions")
-        top_k, verifier = self.config.top_k, self._role("verifier")
-        found = verify([query], [synthesis], [ranking], files, verifier, top_k, reading)
-        self._check("verification")
-        state = replace(state, synthesis=synthesis, verification=found[0][0], ranking=found[0][1])
-        yield self._answer(state, "s2", top, start)
-        if len(stages) < 3:
-            return
-        prompt, alpha = self._prompts.evaluation, self.config.alpha
-        evaluator = self._role("evaluator")
-        judged = evaluate([query], [state.ranking], files, evaluator, prompt, alpha, reading)
-        self._check("evaluation")
-        state = replace(state, evaluation=judged[0][0], ranking=judged[0][1])
-        yield self._answer(state, "s3", top, start)
+        keep = max(top, self.config.top_k)
+        context = self._context.about(path, self._talk if before else self._prompts, keep)
+        if glance:
+            words = replace(
+                query, instruction=f"{previous}, {text}" if before else query.instruction
+            )
+            look = self._method("image+text" if path else "text-only")
+            for state in _states(look, [words], path, context):
+                yield self._answer(state, "s0", top, start)
+        method = self._method("imagescope", stages=tuple(stages))
+        for state in _states(method, [*before, query], path, context):
+            yield self._answer(state, state.stage, top, start)
 
-    def _role(self, name: str) -> Role:
-        """A role about to be asked; without room for all, the others give their memory back."""
-        if not self._resident:
-            self._models.close(all_but=name)
-        return self._models.open(name)
-
-    def _check(self, step: str) -> None:
-        """Warns where a step of this search lacks answers; raises UserError where it has none."""
-        check(step, self._steps.pop(step, Step()), limit=1)
+    def _method(self, name: str, **options: Any) -> Method:
+        return open_method(self.config.model_copy(update={"method": name, "options": options}))
 
     def close(self) -> None:
         """Gives the models' memory back."""
@@ -210,8 +191,9 @@ class ImageScope:
             return self.manifest.pictures[name].caption
         from imagescope.image_db import LONGEST
 
-        request = Request(self._prompts.caption, (Picture(str(path)),), max_tokens=LONGEST)
-        (response,) = self._role("captioner").ask([request], "reference", ["the reference"])
+        request = Request(self._prompts["caption"], (Picture(str(path)),), max_tokens=LONGEST)
+        with self._context.role("captioner") as captioner:
+            (response,) = captioner.ask([request], "reference", ["the reference"])
         if response.error:
             raise UserError(f"reference picture: {response.error}")
         return response.text.strip()
@@ -238,48 +220,6 @@ class ImageScope:
             raise UserError(f"reference picture: {error}") from None
         return path
 
-    def _synthesise(self, query: Query, path: Path | None, previous: str | None) -> Synthesis:
-        """What the target looks like. A text that refines a description is a dialogue's round: it
-        has the dialogue's prompt, and the description so far in the reference's place."""
-        captions, prompts = {}, self._prompts
-        if path:
-            captions[str(path)] = self.caption(path)
-        elif previous:
-            captions[""] = previous
-            prompts = load_prompts(self._dialogue_prompts(), "VisDial")
-        reasoner, reading = self._role("reasoner"), self.config.reading
-        (found,) = synthesise([query], captions, reasoner, prompts, reading)
-        if previous and not path:
-            found = replace(found, descriptions=found.descriptions[:1])
-        return found
-
-    def _dialogue_prompts(self) -> str:
-        """The index' own set where it has a dialogue's, else the packaged one."""
-        own = config_path(self.config.prompts, "prompts")
-        return str(own) if (own / "VisDial").is_dir() else "dialogue"
-
-    def _rank(
-        self, vector: Array, path: Path | None, keep: int
-    ) -> tuple[Ranking, dict[str, float]]:
-        """Stage 1's ranking by a vector (d,), without the reference and its copies, and scores."""
-        import numpy as np
-
-        tau = self.config.tau
-        row = np.concatenate([(1 - tau) * vector, tau * vector]).astype(np.float32)
-        hidden = self._copies(path) if path else set()
-        scores = self._vectors @ row
-        best = np.argsort(-scores, kind="stable")[: keep + len(hidden)]  # ties: the index' order
-        found = {self.names[i]: float(scores[i]) for i in best if self.names[i] not in hidden}
-        return Ranking(tuple(found)[:keep], pool=len(self.names) - len(hidden)), found
-
-    def _image(self, path: Path) -> Array:
-        """The unit vector (d,) of a picture, which is known if the index has it."""
-        if name := self._indexed(path):
-            found = self._vectors[self._rows[name]]
-            return found[: len(found) // 2]
-        vectors, _ = self._encoder.images([path])
-        return vectors[0]
-
     def _copies(self, path: Path) -> set[str]:
         name = self._indexed(path)
         content = self.manifest.pictures[name].sha256 if name else sha256(path)
@@ -300,6 +240,21 @@ class ImageScope:
         seconds = time.monotonic() - start
         text, reference = state.query.instruction, state.reference
         return Answer(text, reference, stage, tuple(results), state.synthesis, seconds)
+
+
+def _states(
+    method: Method, queries: Sequence[Query], path: Path | None, context: IndexContext
+) -> Iterator[State]:
+    """What a method's stages make of the last query."""
+    state: State | None = None
+    for outcome in method.run(queries, context):
+        ranking, findings = outcome.rankings[-1], outcome.findings[-1]
+        if state is None:
+            scores = dict(zip(ranking.names, ranking.scores, strict=True))
+            state = State("", queries[-1], path, Synthesis("", (), ()), ranking, scores)
+        said: dict[str, Any] = {kind: f for kind, f in findings.items() if f is not None}
+        state = replace(state, stage=f"s{outcome.stage[-1]}", ranking=ranking, **said)
+        yield state
 
 
 def _impatient(models: ModelSet) -> ModelSet:

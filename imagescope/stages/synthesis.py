@@ -21,7 +21,7 @@ from imagescope.parsing import (
     parse_synthesis,
     understood,
 )
-from imagescope.prompts import PromptSet, atomic_instructions, fill
+from imagescope.prompts import Prompts, atomic_instructions, fill
 from imagescope.records import BLANK_IMAGE, Query, Synthesis
 
 LONGEST = 1 << 20  # no limit but the role's own
@@ -31,7 +31,7 @@ def synthesise(
     queries: Sequence[Query],
     captions: Mapping[str, str],
     reasoner: Role,
-    prompts: PromptSet,
+    prompts: Prompts,
     reading: Reading = "tolerant",
 ) -> list[Synthesis]:
     """Edits and descriptions of every query's target, in the order of the queries.
@@ -59,7 +59,7 @@ def synthesise(
         requests = [
             Request(
                 fill(
-                    prompts.synthesis,
+                    prompts["synthesis"],
                     INSTRUCTION=queries[i].instruction,
                     REF_IMAGE_DESC=reference.strip(),
                 ),
@@ -93,7 +93,7 @@ def ask_questions(
     queries: Sequence[Query],
     syntheses: Sequence[Synthesis],
     reasoner: Role,
-    prompts: PromptSet,
+    prompts: Prompts,
     reading: Reading = "tolerant",
 ) -> list[Synthesis]:
     """The same syntheses, with the yes/no questions that stage 2 puts to the best candidates."""
@@ -101,7 +101,7 @@ def ask_questions(
     requests = [
         Request(
             fill(
-                prompts.questions,
+                prompts["questions"],
                 INSTRUCTION=queries[i].instruction,
                 ATOMIC_INST=atomic_instructions(syntheses[i].edits),
             ),

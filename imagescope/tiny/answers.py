@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
-from imagescope.prompts import PromptSet, atomic_instructions, fill
+from imagescope.prompts import Prompts, atomic_instructions, fill
 from imagescope.records import BLANK_IMAGE, Edit
 from imagescope.tiny import changes as edits
 from imagescope.tiny import language
@@ -97,13 +97,15 @@ def questions_answer(claims: Iterable[language.Claim]) -> str:
 
 
 def composed_sample(
-    prompts: PromptSet, rng: Random, split: str, objects: int | None = None
+    prompts: Prompts, rng: Random, split: str, objects: int | None = None
 ) -> tuple[Sample, Sample]:
     """A composed query's two samples: synthesis and questions."""
     reference = random_scene(rng, split, objects)
     changes, target = edits.random_changes(reference, rng, split=split)
     wish = edits.instruction(changes, rng)
-    prompt = fill(prompts.synthesis, INSTRUCTION=wish, REF_IMAGE_DESC=language.caption(reference))
+    prompt = fill(
+        prompts["synthesis"], INSTRUCTION=wish, REF_IMAGE_DESC=language.caption(reference)
+    )
     listed = [Edit(edits.edit_type(c), edits.edit_text(c)) for c in changes]
     claims = [claim for c in changes for claim in edits.claims(c)]
     return (
@@ -112,7 +114,7 @@ def composed_sample(
     )
 
 
-def lookup_sample(prompts: PromptSet, rng: Random) -> Sample:
+def lookup_sample(prompts: Prompts, rng: Random) -> Sample:
     """An exercise in finding things: a list of four to six (too many for a scene), each asked for
     in another order, and where it is.
 
@@ -127,7 +129,7 @@ def lookup_sample(prompts: PromptSet, rng: Random) -> Sample:
         alone = sum(thing.shape == other.shape for other in things) == 1
         asked.append((thing, ("shape",) if alone and rng.random() < 0.5 else edits.LOOK))
     wish = ", ".join(language.phrase(language.claim_of(t, named), "the") for t, named in asked)
-    prompt = fill(prompts.synthesis, INSTRUCTION=wish, REF_IMAGE_DESC=language.describe(things))
+    prompt = fill(prompts["synthesis"], INSTRUCTION=wish, REF_IMAGE_DESC=language.describe(things))
     return Sample("look-up", prompt, "\n".join(_found(thing) for thing, _ in asked))
 
 
@@ -137,12 +139,12 @@ def _found(thing: Thing) -> str:
 
 
 def text_sample(
-    prompts: PromptSet, rng: Random, split: str, objects: int | None = None
+    prompts: Prompts, rng: Random, split: str, objects: int | None = None
 ) -> tuple[Sample, Sample]:
     """A text-to-image query's two samples."""
     target = random_scene(rng, split, objects)
     wish = language.free_caption(target, rng)
-    prompt = fill(prompts.synthesis, INSTRUCTION=wish, REF_IMAGE_DESC=BLANK_IMAGE)
+    prompt = fill(prompts["synthesis"], INSTRUCTION=wish, REF_IMAGE_DESC=BLANK_IMAGE)
     claims = language.scene_claims(target)
     return (
         Sample("text", prompt, text_answer(target)),
@@ -150,7 +152,7 @@ def text_sample(
     )
 
 
-def search_sample(prompts: PromptSet, rng: Random, split: str) -> tuple[Sample, Sample]:
+def search_sample(prompts: Prompts, rng: Random, split: str) -> tuple[Sample, Sample]:
     """The two samples of a text search that says less than a caption does."""
     target = random_scene(rng, split)
     share = rng.random()  # of the other attributes that matter to whoever searches
@@ -163,7 +165,7 @@ def search_sample(prompts: PromptSet, rng: Random, split: str) -> tuple[Sample, 
     if all(None not in (t.size, t.colour, t.cell) for t in things):
         background = None  # else it were a whole caption
     wish = language.search_text(things, background, rng)
-    prompt = fill(prompts.synthesis, INSTRUCTION=wish, REF_IMAGE_DESC=BLANK_IMAGE)
+    prompt = fill(prompts["synthesis"], INSTRUCTION=wish, REF_IMAGE_DESC=BLANK_IMAGE)
     claims = _claims(things, background)
     return (
         Sample("search", prompt, search_answer(things, background)),
@@ -171,7 +173,7 @@ def search_sample(prompts: PromptSet, rng: Random, split: str) -> tuple[Sample, 
     )
 
 
-def dialogue_samples(prompts: PromptSet, rng: Random, split: str) -> list[tuple[Sample, Sample]]:
+def dialogue_samples(prompts: Prompts, rng: Random, split: str) -> list[tuple[Sample, Sample]]:
     """The two samples of every round of a dialogue.  prompts: those of VisDial."""
     scene = random_scene(rng, split)
     while not can_talk(scene):
@@ -179,7 +181,7 @@ def dialogue_samples(prompts: PromptSet, rng: Random, split: str) -> list[tuple[
     talk = dialogue(scene, rng)
     samples, known = [], talk.caption
     for said in talk.rounds:
-        prompt = fill(prompts.synthesis, INSTRUCTION=said.text, REF_IMAGE_DESC=known)
+        prompt = fill(prompts["synthesis"], INSTRUCTION=said.text, REF_IMAGE_DESC=known)
         asked = _questions_sample(prompts, said.text, [claim_edit(said.claim)], [said.claim])
         samples.append((Sample("dialogue", prompt, dialogue_answer(said)), asked))
         known = said.description
@@ -187,7 +189,7 @@ def dialogue_samples(prompts: PromptSet, rng: Random, split: str) -> list[tuple[
 
 
 def _questions_sample(
-    prompts: PromptSet, wish: str, listed: Sequence[Edit], claims: Iterable[language.Claim]
+    prompts: Prompts, wish: str, listed: Sequence[Edit], claims: Iterable[language.Claim]
 ) -> Sample:
-    prompt = fill(prompts.questions, INSTRUCTION=wish, ATOMIC_INST=atomic_instructions(listed))
+    prompt = fill(prompts["questions"], INSTRUCTION=wish, ATOMIC_INST=atomic_instructions(listed))
     return Sample("questions", prompt, questions_answer(claims))

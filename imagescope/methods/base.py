@@ -1,0 +1,143 @@
+"""What a method is: queries in, rankings out, stage by stage, by asking models through a context.
+
+A method holds no state, opens no files, and knows no benchmark's name and no model's name. It is
+one file in this folder, a line in registry.py, and its prompts in configs/prompts/<name>/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from imagescope.config import Reading, RunConfig, explain
+from imagescope.engines.role import Role
+from imagescope.errors import UserError
+from imagescope.prompts import PromptKind, Prompts
+from imagescope.records import Finding, Gallery, Item, Query, Ranking
+from imagescope.registry import METHODS
+from imagescope.search.score import Score
+from imagescope.vectors import Array
+
+# faithful: formula and settings are the paper's or the release's.  from paper, settings ours: the
+# formula is.  reconstruction: the paper leaves parts of the formula open.  control: our own.
+Label = Literal["faithful", "from paper, settings ours", "reconstruction", "control"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage of a method; this declaration is the only place that names it.
+
+    id: its key in metrics.json and traces.  title: for tables and pages.  action: the last word of
+    its submission file's name.  steps: the labels of what it does, in order.
+    """
+
+    id: str
+    title: str
+    action: str
+    steps: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage came to, query by query, in the order of the queries.
+
+    findings: kind -> what explains the ranking, None where there is nothing to say of a query.
+    score: what the gallery was ranked by, so that another method can stand on it (None: by the
+    ranking before).
+    """
+
+    stage: str
+    rankings: list[Ranking]
+    findings: Sequence[Mapping[str, Finding | None]]
+    score: Score | None = None
+
+
+class Options(BaseModel):
+    """A method's own options: each field has a default and a description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Context(Protocol):
+    """What a method may ask for. There are three: a run's, a plan's (which only counts) and a
+    replay's (a run's on a read-only store).
+
+    prompts: of the method, by kind.  resident: models stay in memory, so that asking one twice
+    costs no loading.  keep: how many names a ranking holds.
+    """
+
+    gallery: Gallery
+    prompts: Prompts
+    resident: bool
+    reading: Reading
+    keep: int
+
+    def role(self, name: str) -> AbstractContextManager[Role]:
+        """A model to ask. One is in memory at a time, unless they are resident."""
+
+    def captions(self, names: Collection[str] | None = None) -> Mapping[str, str]:
+        """name -> caption of these images (None: of all), less those that have none."""
+
+    def view(self, kind: Literal["image", "caption"]) -> Array:
+        """A column of the gallery's unit vectors, float32 (n, d); an image without a caption has
+        its image vector in the caption's place."""
+
+    def embed(self, items: Sequence[Item]) -> Array:
+        """float32 (len(items), d): unit vectors on the query's side; a row of zeros for an image
+        that cannot be read."""
+
+    def means(self, groups: Sequence[Sequence[str]]) -> Array:
+        """float32 (len(groups), d): the mean of the unit vectors of each group's texts."""
+
+    def search(self, queries: Sequence[Query], score: Score) -> list[Ranking]:
+        """The best `keep` images of each query, and its targets' exact ranks."""
+
+
+class Method(Protocol):
+    """See the module. Class attributes describe it; an instance has its options.
+
+    roles: in the order that loads each model once.  prompts: kind -> what its file must hold.
+    typical: step -> an answer as models give it, which `plan` goes on with.  flags: options of
+    RunConfig that are this method's.  needs_reference: its queries must have one.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    label: ClassVar[Label]
+    Options: ClassVar[type[Options]]
+    stages: ClassVar[tuple[Stage, ...]]
+    roles: ClassVar[tuple[str, ...]]
+    prompts: ClassVar[Mapping[str, PromptKind]]
+    typical: ClassVar[Mapping[str, str]]
+    flags: ClassVar[frozenset[str]]
+    needs_reference: ClassVar[bool]
+    options: Any
+
+    def __init__(self, options: Any) -> None: ...
+
+    def run(self, queries: Sequence[Query], context: Context) -> Iterator[Outcome]:
+        """An outcome a stage, in order, each for all queries."""
+
+
+def open_method(config: RunConfig) -> Method:
+    """The method that a run names, with its options. Raises UserError for an unknown method or
+    option, and for a value that an option does not take."""
+    kind: type[Method] = METHODS.load(config.method)
+    given = {name: getattr(config, name) for name in kind.flags} | config.options
+    try:
+        return kind(kind.Options.model_validate(given))
+    except ValidationError as error:
+        raise explain(error, f"method {config.method}") from None
+
+
+def check_queries(method: Method, queries: Sequence[Query], benchmark: str) -> None:
+    """Raises UserError where the method cannot answer these queries."""
+    if method.needs_reference and not any(query.reference for query in queries):
+        raise UserError(
+            f"{method.name} starts from a reference picture, and {benchmark}'s queries have none"
+        )

@@ -1,0 +1,77 @@
+"""The controls that every paper should report: one modality alone, and both added.
+
+What they reach says how much of a benchmark needs no composition. No language model is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from imagescope.methods.base import Context, Label, Options, Outcome, Stage
+from imagescope.prompts import PromptKind
+from imagescope.records import Item, Query, Synthesis
+from imagescope.search.score import Dot
+
+
+class TextOnly:
+    """Ranks by the instruction's vector."""
+
+    name: ClassVar[str] = "text-only"
+    summary: ClassVar[str] = "the instruction's vector alone"
+    paper: ClassVar[str] = ""
+    label: ClassVar[Label] = "control"
+    Options: ClassVar[type[Options]] = Options
+    stages: ClassVar[tuple[Stage, ...]] = (
+        Stage("stage1", "Retrieval", "retrieve", ("retrieval",)),
+    )
+    roles: ClassVar[tuple[str, ...]] = ()
+    prompts: ClassVar[Mapping[str, PromptKind]] = {}
+    typical: ClassVar[Mapping[str, str]] = {}
+    flags: ClassVar[frozenset[str]] = frozenset()
+    needs_reference: ClassVar[bool] = False
+    image_weight = 0.0
+
+    def __init__(self, options: Any):
+        self.options = options
+
+    def run(self, queries: Sequence[Query], context: Context) -> Iterator[Outcome]:
+        weight, files = self.image_weight, context.gallery.files
+        vectors = (1 - weight) * context.embed([Item(text=q.instruction) for q in queries])
+        if weight:
+            # a query without a reference, or with one that cannot be read, has its text alone
+            paths = [files.get(query.reference or "") for query in queries]
+            vectors += weight * context.embed([Item(images=(p,) if p else ()) for p in paths])
+        score = Dot(vectors.astype(np.float32), context.view("image"))
+        texts = [(q.instruction,) if weight < 1 else () for q in queries]
+        findings = [{"synthesis": Synthesis("", (), text)} for text in texts]
+        yield Outcome("stage1", context.search(queries, score), findings, score)
+
+
+class ImageOnly(TextOnly):
+    """Ranks by the reference's vector."""
+
+    name = "image-only"
+    summary = "the reference's vector alone"
+    needs_reference = True
+    image_weight = 1.0
+
+
+class ImageTextOptions(Options):
+    weight: float = Field(0.5, ge=0, le=1, description="of the reference against the instruction")
+
+
+class ImageText(TextOnly):
+    """Ranks by the weighted sum of both unit vectors, as BGE-VL's CLIP kind composes a query."""
+
+    name = "image+text"
+    summary = "the sum of the reference's and the instruction's vectors"
+    Options = ImageTextOptions
+    needs_reference = True
+
+    def __init__(self, options: ImageTextOptions):
+        super().__init__(options)
+        self.image_weight = options.weight

@@ -1,0 +1,133 @@
+"""A run's context (methods/base.py): models asked, answers kept, one model in memory at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from imagescope.cache import Cache
+from imagescope.config import RunConfig
+from imagescope.encoders import CachedTexts, open_encoder
+from imagescope.engines.role import Role, Step
+from imagescope.engines.roles import Models
+from imagescope.failures import check
+from imagescope.image_db import ImageDB
+from imagescope.prompts import Prompts
+from imagescope.records import Gallery, Item, Query, Ranking
+from imagescope.search.scan import scan
+from imagescope.search.score import Score
+from imagescope.vectors import Array, GalleryVectors
+
+
+class RunContext:
+    """See Context. steps: what each step cost, filled as it is done.  before: what engines and
+    encoder are wrapped in, if anything.
+
+    With a bundle instead of a cache it is a replay's: nothing may be asked.
+    """
+
+    resident = False
+
+    def __init__(
+        self,
+        config: RunConfig,
+        gallery: Gallery,
+        cache: Cache,
+        db: ImageDB,
+        prompts: Prompts,
+        keep: int,
+        steps: dict[str, Step],
+        before: Callable[[Any], Any] | None = None,
+    ):
+        self.gallery, self.prompts, self.keep = gallery, prompts, keep
+        self.reading, self.steps, self.db = config.reading, steps, db
+        self._fail_on_error, self._cluster = config.fail_on_error, config.ray_address is not None
+        self.models = Models(config, cache, steps=steps, before=before)
+        encoder = open_encoder(config.models.encoder, ray_address=config.ray_address)
+        self.encoder = before(encoder) if before else encoder
+        self.vectors = CachedTexts(self.encoder, cache, replay=config.replay is not None)
+        self._captions: Mapping[str, str] | None = None  # of all images
+        self._rows: dict[bool, GalleryVectors] = {}  # with captions, without
+
+    def close(self) -> None:
+        """Gives the models' memory back."""
+        self.encoder.close()
+        self.models.close()
+
+    @contextmanager
+    def role(self, name: str) -> Iterator[Role]:
+        """See Context. Raises UserError where too many of a step's requests got no answer."""
+        self.encoder.close()
+        with self.models.role(name) as role, self.checked():
+            yield role
+
+    @contextmanager
+    def checked(self) -> Iterator[None]:
+        """Looks, at its end, at the steps that were done meanwhile."""
+        before = set(self.steps)
+        yield
+        for step in self.steps.keys() - before:
+            check(step, self.steps[step], self._fail_on_error)
+
+    def captions(self, names: Collection[str] | None = None) -> Mapping[str, str]:
+        with self.role("captioner") as captioner:
+            captions = self.db.captions(captioner, self.prompts["caption"], names)
+        if names is None:
+            self._captions = captions
+        return captions
+
+    def view(self, kind: Literal["image", "caption"]) -> Array:
+        return self.rows(captions=True).captions if kind == "caption" else self.rows().images
+
+    def embed(self, items: Sequence[Item]) -> Array:
+        rows, files = self.rows(), self.gallery.files
+        wanted = {path for item in items for path in item.images}
+        known = {
+            path: rows.images[row]
+            for name, row in rows.index.items()
+            if rows.ok[row] and (path := files.get(name)) in wanted
+        }
+        with self._timed("retrieval"):
+            return self.vectors.embed(items, known)
+
+    def means(self, groups: Sequence[Sequence[str]]) -> Array:
+        with self._timed("retrieval"):
+            return self.vectors.means(groups)
+
+    def search(self, queries: Sequence[Query], score: Score) -> list[Ranking]:
+        rows = self.rows()
+        with self._timed("retrieval"):
+            return scan(score, queries, rows, self.keep)
+
+    def rows(self, captions: bool = False) -> GalleryVectors:
+        """The gallery's vectors; its captions', too, where they are wanted or were asked for."""
+        captions = captions or self._captions is not None
+        if captions not in self._rows:
+            texts = None
+            if captions:
+                texts = self.captions() if self._captions is None else self._captions
+            with self._timed("embedding") as step:
+                self._rows[captions] = self.db.vectors(self.encoder, self.vectors, texts)
+                step.wanted, step.cached, step.asked = self.db.counts
+        return self._rows[captions]
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[Step]:
+        """A step whose model is the encoder."""
+        if self._cluster:
+            self.models.close()  # the encoder's replicas want the cluster's GPUs, too
+        encoder, step = self.encoder, self.steps.setdefault(name, Step())
+        start, working, loading = time.monotonic(), encoder.seconds, encoder.load_seconds
+        yield step
+        step.seconds += time.monotonic() - start
+        step.model_seconds += encoder.seconds - working
+        step.load_seconds += encoder.load_seconds - loading
+        wanted, cached, asked = self.vectors.take_counts()
+        step.wanted, step.cached, step.asked = (
+            step.wanted + wanted,
+            step.cached + cached,
+            step.asked + asked,
+        )
+        step.duplicates += wanted - cached - asked

@@ -1,0 +1,106 @@
+"""ImageScope (arXiv 2503.10166, WWW 2025): reason, retrieve, verify, compare.
+
+Stage 1 ranks by the descriptions d of the target that the reasoner wrote,
+s(g) = mean_d [(1 - tau) t_d . v_g + tau t_d . c_g] (section 3.2). Stage 2 sorts the best K by the
+yes/no questions they answer as expected (section 3.3). Stage 3 compares the best alpha with the
+reference, pair by pair, and moves the first accepted one to the front (section 3.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from imagescope.methods.base import Context, Label, Options, Outcome, Stage
+from imagescope.prompts import KINDS, PromptKind
+from imagescope.records import Query
+from imagescope.search.score import Dot
+from imagescope.stages.evaluation import evaluate
+from imagescope.stages.synthesis import ask_questions, synthesise
+from imagescope.stages.verification import verify
+
+TYPICAL = {
+    "synthesis": '{"step1": [["Modification", "make the dog black"]], "step2": ["A black dog."]}',
+    "questions": '{"step2": [["Is there a dog?", "True"], ["Is the dog black?", "True"], '
+    '["Is there a cat?", "False"]]}',
+    "verification": "Yes",
+    "evaluation": "ANSWER: No",
+}
+
+
+class ImageScopeOptions(Options):
+    """The paper's parameters."""
+
+    tau: float = Field(0.15, ge=0, le=1, description="weight of captions against images")
+    top_k: int = Field(20, gt=0, description="candidates that are verified")
+    alpha: int = Field(3, gt=0, description="candidates compared with the reference")
+    stages: tuple[Literal["s1", "s2", "s3"], ...] = Field(
+        ("s1", "s2", "s3"), description="s1, s1 s2, or s1 s2 s3"
+    )
+
+
+class ImageScope:
+    """See the module."""
+
+    name: ClassVar[str] = "imagescope"
+    summary: ClassVar[str] = "reason, retrieve, verify with questions, compare pair by pair"
+    paper: ClassVar[str] = "arXiv 2503.10166"
+    label: ClassVar[Label] = "faithful"
+    Options: ClassVar[type[Options]] = ImageScopeOptions
+    stages: ClassVar[tuple[Stage, ...]] = (
+        Stage("stage1", "Semantic synthesis", "retrieve", ("synthesis", "retrieval")),
+        Stage("stage2", "Predicate verification", "rerank", ("questions", "verification")),
+        Stage("stage3", "Pairwise evaluation", "eval", ("evaluation",)),
+    )
+    roles: ClassVar[tuple[str, ...]] = ("captioner", "reasoner", "verifier", "evaluator")
+    prompts: ClassVar[Mapping[str, PromptKind]] = KINDS
+    typical: ClassVar[Mapping[str, str]] = TYPICAL
+    flags: ClassVar[frozenset[str]] = frozenset({"tau", "top_k", "alpha", "stages"})
+    needs_reference: ClassVar[bool] = False
+
+    def __init__(self, options: ImageScopeOptions):
+        self.options = options
+
+    def run(self, queries: Sequence[Query], context: Context) -> Iterator[Outcome]:
+        options, prompts, reading = self.options, context.prompts, context.reading
+        captions = context.captions()
+        # asked in advance where a second call would load the reasoner again
+        early = "s2" in options.stages and not context.resident
+        with context.role("reasoner") as reasoner:
+            syntheses = synthesise(queries, captions, reasoner, prompts, reading)
+            if early:
+                syntheses = ask_questions(queries, syntheses, reasoner, prompts, reading)
+
+        texts = context.means([s.descriptions for s in syntheses])
+        images, captioned = Dot(texts, context.view("image")), Dot(texts, context.view("caption"))
+        score = (1 - options.tau) * images + options.tau * captioned
+        rankings = context.search(queries, score)
+        yield Outcome("stage1", rankings, [{"synthesis": s} for s in syntheses], score)
+        if "s2" not in options.stages:
+            return
+
+        if not early:
+            with context.role("reasoner") as reasoner:
+                syntheses = ask_questions(queries, syntheses, reasoner, prompts, reading)
+        files = context.gallery.files
+        with context.role("verifier") as verifier:
+            verified = verify(queries, syntheses, rankings, files, verifier, options.top_k, reading)
+        rankings = [ranking for _, ranking in verified]
+        yield Outcome(
+            "stage2",
+            rankings,
+            [
+                {"synthesis": s, "verification": v}
+                for s, (v, _) in zip(syntheses, verified, strict=True)
+            ],
+        )
+        if "s3" not in options.stages:
+            return
+
+        with context.role("evaluator") as evaluator:
+            judged = evaluate(
+                queries, rankings, files, evaluator, prompts["evaluation"], options.alpha, reading
+            )
+        yield Outcome("stage3", [r for _, r in judged], [{"evaluation": e} for e, _ in judged])

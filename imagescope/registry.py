@@ -1,0 +1,67 @@
+"""Names of methods, engines, encoders and benchmarks: what each stands for is imported when used.
+
+Another package adds its own by entry points, in the groups imagescope.methods, imagescope.engines,
+imagescope.encoders and imagescope.benchmarks:
+
+    [project.entry-points."imagescope.methods"]
+    mine = "my_package.mine:Mine"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from imagescope.errors import UserError
+
+
+class Registry(Mapping[str, str]):
+    """name -> "module:object" of one kind, those of other packages included.
+
+    kind: in the singular, for messages.  A name of ours cannot be taken by another package.
+    """
+
+    def __init__(self, kind: str, ours: Mapping[str, str]):
+        self.kind, self._ours = kind, dict(ours)
+
+    @cached_property
+    def _all(self) -> dict[str, str]:
+        found = entry_points(group=f"imagescope.{self.kind}s")
+        return {point.name: point.value for point in found} | self._ours
+
+    def __getitem__(self, name: str) -> str:
+        return self._all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def load(self, name: str) -> Any:
+        """What the name stands for. Raises UserError for an unknown name, with the nearest known
+        one, and for a package whose object cannot be imported."""
+        if name not in self._all:
+            near = get_close_matches(name.lower(), self._all, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self._all)}"
+            raise UserError(f"no {self.kind} is named {name}: {hint}")
+        module, _, attribute = self._all[name].partition(":")
+        try:
+            return getattr(import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"{self.kind} {name} ({self._all[name]}): {error}") from error
+
+
+METHODS = Registry(
+    "method",
+    {
+        "imagescope": "imagescope.methods.imagescope:ImageScope",
+        "text-only": "imagescope.methods.baselines:TextOnly",
+        "image-only": "imagescope.methods.baselines:ImageOnly",
+        "image+text": "imagescope.methods.baselines:ImageText",
+    },
+)
