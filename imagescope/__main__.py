@@ -2,7 +2,7 @@
 
 import sys
 
-from imagescope.cli import main
+from imagescope.cli.app import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -137,7 +137,7 @@ def oracle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(
         "imagescope.engines.roles.open_engine", lambda config, *_, **__: Oracle(config)
     )
-    monkeypatch.setattr("imagescope.encoders.open_encoder", Words)
+    monkeypatch.setattr("imagescope.encoders.base.open_encoder", Words)
     monkeypatch.setattr(
         "imagescope.methods.context.open_encoder", lambda config, **_: Words(config)
     )

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from random import Random
 
+from imagescope.methods.ranking import reorder
 from imagescope.records import (
     Edit,
     Estimate,
@@ -19,8 +20,7 @@ from imagescope.records import (
     Trace,
     Verification,
 )
-from imagescope.runs import to_json
-from imagescope.stages.ranking import reorder
+from imagescope.runs.folder import to_json
 from imagescope.tiny.scenes import draw, random_scene
 
 KEEP, TOP_K, ALPHA = 40, 20, 3

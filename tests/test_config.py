@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from imagescope.cli import normalise
+from imagescope.cli.app import normalise
 from imagescope.config import ModelConfig, config_path, load_models, load_run
 from imagescope.errors import UserError
 

@@ -17,16 +17,16 @@ from typing import Any
 
 import pytest
 
-from imagescope.cache import Cache
-from imagescope.cli import main
+from imagescope.cli.app import main
 from imagescope.engines import Lazy, cached
 from imagescope.engines.base import Pair, Picture, Request, Response, collect
 from imagescope.errors import UserError
-from imagescope.export import read_manifest
-from imagescope.hashing import digest
-from imagescope.prompts import VERIFICATION, atomic_instructions, fill, load_prompts
+from imagescope.methods.prompts import VERIFICATION, atomic_instructions, fill, load_prompts
 from imagescope.records import Edit, added
-from imagescope.runs import read_metrics, read_traces
+from imagescope.runs.export import read_manifest
+from imagescope.runs.folder import read_metrics, read_traces
+from imagescope.store.cache import Cache
+from imagescope.store.hashing import digest
 
 GOLDEN = Path(__file__).parent / "golden"
 RUNS = {
@@ -175,7 +175,7 @@ def test_a_new_field_with_a_default_changes_no_key_and_loses_no_row(
     with Cache.open(file) as cache:
         everything = [key for (key,) in cache.rows("SELECT key FROM responses")]
         before = cache.responses(everything)
-    monkeypatch.setattr("imagescope.entries.Response", wider_response)
+    monkeypatch.setattr("imagescope.store.entries.Response", wider_response)
     with Cache.open(file) as cache:
         after = cache.responses(everything)
     assert len(after) == len(before) == len(everything) > 1000

@@ -18,7 +18,7 @@ import yaml
 
 import imagescope
 from imagescope.config import config_path, load_run
-from imagescope.prompts import KINDS, load_prompts
+from imagescope.methods.prompts import KINDS, load_prompts
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -65,7 +65,7 @@ def test_prompt_sets_are_complete(prompts: str) -> None:
 
 
 def test_worked_examples_read_as_the_parser_expects() -> None:
-    from imagescope.parsing import parse_questions, parse_synthesis
+    from imagescope.methods.parsing import parse_questions, parse_synthesis
 
     for name in ("general", "dialogue", "dress", "shirt", "toptee"):
         prompts = load_prompts(name, "")
@@ -118,7 +118,7 @@ def test_the_wheel_brings_configs_prompts_types_and_licence(tmp_path: Path) -> N
 def test_help_is_there_and_light() -> None:
     program = """
 import sys
-from imagescope.cli import main
+from imagescope.cli.app import main
 for words in sys.argv[1:]:
     assert main([*words.split(), "--help"]) == 0, words
 heavy = {"torch", "transformers", "vllm", "ray", "faiss"} & set(sys.modules)
@@ -142,7 +142,7 @@ import os, sys
 before = dict(os.environ)
 from imagescope import ImageScope
 assert os.environ == before, "importing the library sets nothing"
-from imagescope.cli import main
+from imagescope.cli.app import main
 main(["--version"])
 assert "torch" not in sys.modules, "OpenMP reads its settings when torch is imported"
 print(os.environ["OMP_WAIT_POLICY"])

@@ -9,8 +9,8 @@ from typing import Any
 
 from imagescope.config import EngineName, ModelConfig
 from imagescope.engines.base import Engine, Request, Response, collect
-from imagescope.engines.device import chat_options, visible_gpus, vllm_works
 from imagescope.errors import UserError
+from imagescope.models.device import chat_options, visible_gpus, vllm_works
 
 __all__ = ["Lazy", "choose", "open_engine"]
 # what of a role's configuration determines answers, besides each request's own decoding

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from imagescope.engines.base import Pair, Picture, Request
-from imagescope.engines.images import prepare
+from imagescope.models.images import prepare
 
 HELD = 4_000_000  # pixels: a larger image is decoded again when it is processed, and not held
 Batch = Sequence[tuple[int, Request]]

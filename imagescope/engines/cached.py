@@ -9,13 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from imagescope.cache import Cache
 from imagescope.engines.base import Engine, Pair, Picture, Request, Response, collect
 from imagescope.engines.text import received
-from imagescope.entries import Entry
 from imagescope.errors import UserError
-from imagescope.hashing import digest
 from imagescope.records import plain
+from imagescope.store.cache import Cache
+from imagescope.store.entries import Entry
+from imagescope.store.hashing import digest
 
 
 @dataclass

@@ -25,9 +25,9 @@ from queue import SimpleQueue
 from typing import IO, Any
 
 from imagescope.config import ModelConfig
-from imagescope.engines import device
 from imagescope.engines.base import Engine, Pair, Picture, Request, Response
 from imagescope.errors import UserError
+from imagescope.models import device
 
 CLASSES = {"vllm": "VLLM", "transformers": "Transformers"}
 TAIL = 12  # lines of a dead child's output that its error shows

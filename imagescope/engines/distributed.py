@@ -16,13 +16,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from imagescope.checkpoints import locate
 from imagescope.config import ModelConfig
-from imagescope.engines import device
 from imagescope.engines.base import Pair, Picture, Request, Response, collect
 from imagescope.engines.child import EngineDied, make
 from imagescope.engines.cluster import connect, places, reason
 from imagescope.errors import UserError
+from imagescope.models import device
+from imagescope.models.checkpoints import locate
 
 log = logging.getLogger("imagescope")
 ATTEMPTS = 2  # of a job before it is halved; a part of a job that was halved has one

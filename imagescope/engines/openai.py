@@ -24,10 +24,10 @@ import httpx
 from imagescope.config import ModelConfig
 from imagescope.engines.base import Pair, Picture, Request, Response
 from imagescope.engines.completion import REFUSED, Failure, read, response
-from imagescope.engines.device import chat_options
 from imagescope.engines.endpoint import Endpoint
-from imagescope.engines.images import UnreadableImage, prepared
 from imagescope.errors import UserError
+from imagescope.models.device import chat_options
+from imagescope.models.images import UnreadableImage, prepared
 
 log = logging.getLogger("imagescope")
 details = log.getChild("details")

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from imagescope.cache import Cache
 from imagescope.config import ROLES, ModelConfig, RunConfig
 from imagescope.engines import open_engine
 from imagescope.engines.cached import Cached
 from imagescope.engines.role import Role, Step
+from imagescope.store.cache import Cache
 
 OF_REQUESTS = (  # of a role, what goes with each request, not with the engine
     *("max_tokens", "answer_tokens", "json_schema", "repetition_penalty", "stop", "chunk_size"),

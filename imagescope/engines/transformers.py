@@ -13,14 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
-from imagescope.checkpoints import fetch
 from imagescope.config import ModelConfig
-from imagescope.engines import device
 from imagescope.engines.ahead import Images, Remembering
 from imagescope.engines.base import Request, Response
-from imagescope.engines.decoding import UnreadableImage
 from imagescope.engines.text import cut, neutral, neutraliser, shares, variants, wrap
 from imagescope.errors import UserError
+from imagescope.models import device
+from imagescope.models.checkpoints import fetch
+from imagescope.models.decoding import UnreadableImage
 
 log = logging.getLogger("imagescope")
 DECODERS = 4  # threads that read images

@@ -13,13 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from imagescope.checkpoints import fetch, read_config
 from imagescope.config import ModelConfig
-from imagescope.engines import device
 from imagescope.engines.base import Pair, Picture, Request, Response
-from imagescope.engines.images import UnreadableImage, prepare
 from imagescope.engines.text import neutral, neutraliser, shares, variants, wrap
 from imagescope.errors import UserError
+from imagescope.models import device
+from imagescope.models.checkpoints import fetch, read_config
+from imagescope.models.images import UnreadableImage, prepare
 
 log = logging.getLogger("imagescope")
 DECODERS = 4  # threads that read images

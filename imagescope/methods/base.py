@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from imagescope.config import Reading, RunConfig, explain
 from imagescope.engines.role import Role
 from imagescope.errors import UserError
-from imagescope.prompts import PromptKind, Prompts
+from imagescope.gallery.vectors import Array
+from imagescope.methods.prompts import PromptKind, Prompts
 from imagescope.records import Finding, Gallery, Item, Query, Ranking
 from imagescope.registry import METHODS
 from imagescope.search.score import Score
-from imagescope.vectors import Array
 
 # faithful: formula and settings are the paper's or the release's.  from paper, settings ours: the
 # formula is.  reconstruction: the paper leaves parts of the formula open.  control: our own.

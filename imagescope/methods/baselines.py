@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from imagescope.methods.base import Context, Label, Options, Outcome, Stage
-from imagescope.prompts import PromptKind
+from imagescope.methods.prompts import PromptKind
 from imagescope.records import Item, Query, Synthesis
 from imagescope.search.score import Dot
 

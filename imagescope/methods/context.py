@@ -7,18 +7,18 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from imagescope.cache import Cache
 from imagescope.config import RunConfig
-from imagescope.encoders import CachedTexts, open_encoder
+from imagescope.encoders.base import CachedTexts, open_encoder
+from imagescope.engines.failures import check
 from imagescope.engines.role import Role, Step
 from imagescope.engines.roles import Models
-from imagescope.failures import check
-from imagescope.image_db import ImageDB
-from imagescope.prompts import Prompts
+from imagescope.gallery.database import ImageDB
+from imagescope.gallery.vectors import Array, GalleryVectors
+from imagescope.methods.prompts import Prompts
 from imagescope.records import Gallery, Item, Query, Ranking
 from imagescope.search.scan import scan
 from imagescope.search.score import Score
-from imagescope.vectors import Array, GalleryVectors
+from imagescope.store.cache import Cache
 
 
 class RunContext:

@@ -14,12 +14,12 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from imagescope.methods.base import Context, Label, Options, Outcome, Stage
-from imagescope.prompts import KINDS, PromptKind
+from imagescope.methods.evaluation import evaluate
+from imagescope.methods.prompts import KINDS, PromptKind
+from imagescope.methods.synthesis import ask_questions, synthesise
+from imagescope.methods.verification import verify
 from imagescope.records import Query
 from imagescope.search.score import Dot
-from imagescope.stages.evaluation import evaluate
-from imagescope.stages.synthesis import ask_questions, synthesise
-from imagescope.stages.verification import verify
 
 TYPICAL = {
     "synthesis": '{"step1": [["Modification", "make the dog black"]], "step2": ["A black dog."]}',

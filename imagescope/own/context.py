@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 
-from imagescope.cache import Cache
 from imagescope.config import RunConfig
+from imagescope.engines.failures import check
 from imagescope.engines.role import Role
-from imagescope.failures import check
-from imagescope.image_db import ImageDB
+from imagescope.gallery.database import ImageDB
+from imagescope.gallery.vectors import GalleryVectors
 from imagescope.methods.context import RunContext
-from imagescope.prompts import Prompts
+from imagescope.methods.prompts import Prompts
 from imagescope.records import Gallery
-from imagescope.vectors import GalleryVectors
+from imagescope.store.cache import Cache
 
 
 class IndexContext(RunContext):

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from imagescope.checkpoints import fingerprint
 from imagescope.config import EngineName, load_models
-from imagescope.datasets.folder import Walk, sha256, walk
 from imagescope.errors import UserError
 from imagescope.files import replacing
+from imagescope.models.checkpoints import fingerprint
 from imagescope.own import library
+from imagescope.own.folder import Walk, sha256, walk
 from imagescope.own.library import THUMBNAIL, Entry, Manifest, place, thumbnail
 from imagescope.progress import track
 from imagescope.records import Gallery
@@ -147,13 +147,13 @@ def _embed(
     name: str, wanted: Manifest, entries: Mapping[str, Entry], skipped: Mapping[str, str]
 ) -> Manifest:
     """Captions and embeds what is new (the image database knows the rest, by content)."""
-    from imagescope.cache import Cache, cache_path
-    from imagescope.encoders import CachedTexts, open_encoder
+    from imagescope.encoders.base import CachedTexts, open_encoder
+    from imagescope.engines.failures import check
     from imagescope.engines.role import Step
     from imagescope.engines.roles import Models
-    from imagescope.failures import check
-    from imagescope.image_db import ImageDB
-    from imagescope.prompts import load_prompts
+    from imagescope.gallery.database import ImageDB
+    from imagescope.methods.prompts import load_prompts
+    from imagescope.store.cache import Cache, cache_path
 
     config = library.settings(wanted)
     prompt = load_prompts(config.prompts, "folder")["caption"]
@@ -229,8 +229,8 @@ def survey(
 
 def _examine(name: str, path: Path, before: Entry | None) -> Entry | str:
     """A picture's entry, or why it is none."""
-    from imagescope.engines.decoding import UnreadableImage
-    from imagescope.engines.decoding import thumbnail as shrink
+    from imagescope.models.decoding import UnreadableImage
+    from imagescope.models.decoding import thumbnail as shrink
 
     try:
         stat = path.stat()

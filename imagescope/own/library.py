@@ -28,10 +28,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imagescope import __version__
 from imagescope.config import PACKAGE, ROLES, EngineName, ModelSet, RunConfig, config_path
-from imagescope.engines.device import visible_gpus
 from imagescope.errors import UserError
 from imagescope.files import replacing, write_json
-from imagescope.vectors import Array
+from imagescope.gallery.vectors import Array
+from imagescope.models.device import visible_gpus
 
 log = logging.getLogger("imagescope")
 NAME = re.compile(r"\w([\w.-]{0,58}\w)?")

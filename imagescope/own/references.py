@@ -34,7 +34,7 @@ class References:
         never decodes what a visitor made. Raises UserError for what is no upload or no picture,
         without its path.
         """
-        from imagescope.engines.decoding import UnreadableImage, thumbnail
+        from imagescope.models.decoding import UnreadableImage, thumbnail
 
         path = Path(upload).resolve()
         if not path.is_relative_to(self._uploads) or path.is_relative_to(self._folder):

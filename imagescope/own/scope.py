@@ -21,16 +21,16 @@ from imagescope.config import (
     config_path,
     load_models,
 )
-from imagescope.datasets.folder import sha256
 from imagescope.engines.base import Picture, Request
 from imagescope.errors import UserError
+from imagescope.gallery.vectors import GalleryVectors
 from imagescope.methods.base import Method, open_method
+from imagescope.methods.prompts import load_prompts
 from imagescope.own import library
 from imagescope.own.answers import Answer, Explanation, Result, State
 from imagescope.own.context import IndexContext
-from imagescope.prompts import load_prompts
+from imagescope.own.folder import sha256
 from imagescope.records import Query, Synthesis
-from imagescope.vectors import GalleryVectors
 
 STAGES = ("s1", "s2", "s3")
 SHARE = 0.9  # of a GPU's memory, for all roles together
@@ -51,7 +51,7 @@ class ImageScope:
         self, name: str, manifest: library.Manifest, config: RunConfig, resident: bool = True
     ):
         """Use `ImageScope.open`."""
-        from imagescope.cache import Cache, cache_path
+        from imagescope.store.cache import Cache, cache_path
 
         self.name, self.manifest = name, manifest
         self.config = config
@@ -189,7 +189,7 @@ class ImageScope:
         name = self._indexed(path)
         if name:
             return self.manifest.pictures[name].caption
-        from imagescope.image_db import LONGEST
+        from imagescope.gallery.database import LONGEST
 
         request = Request(self._prompts["caption"], (Picture(str(path)),), max_tokens=LONGEST)
         with self._context.role("captioner") as captioner:
@@ -210,7 +210,7 @@ class ImageScope:
 
     def _file(self, reference: str | Path) -> Path:
         """The picture that is meant, checked to be one."""
-        from imagescope.engines.images import UnreadableImage, load_picture
+        from imagescope.models.images import UnreadableImage, load_picture
 
         path = self.files.get(str(reference)) or Path(reference).expanduser().resolve()
         try:

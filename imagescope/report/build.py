@@ -14,15 +14,15 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
+from imagescope.benchmarks.published import paper_figures
 from imagescope.errors import UserError
 from imagescope.files import write_text
-from imagescope.paper import paper_figures
 from imagescope.records import STAGES
 from imagescope.report import charts, facts, queries
 from imagescope.report.movement import movements
 from imagescope.report.queries import Images, Ranks
 from imagescope.report.thumbnails import write_thumbnails
-from imagescope.runs import as_started, iter_traces, read_metrics, running
+from imagescope.runs.folder import as_started, iter_traces, read_metrics, running
 
 log = logging.getLogger("imagescope")
 HERE = Path(__file__).parent
@@ -164,9 +164,9 @@ def image_files(manifest: Mapping[str, Any]) -> Mapping[str, Path]:
     """Where the images of the manifest's dataset lie; {} (and a log line) where it cannot load."""
     config = facts.part(manifest, "config")
     try:
-        from imagescope import datasets
+        from imagescope import benchmarks
 
-        return datasets.load(
+        return benchmarks.load(
             config["dataset"],
             as_started(manifest, config["data_root"]),
             config["split"],

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from imagescope.benchmarks.metrics import Difference, paired
 from imagescope.errors import UserError
 from imagescope.files import write_text
-from imagescope.metrics import Difference, paired
 from imagescope.records import STAGES, Query, Trace
 from imagescope.report import facts, queries
 from imagescope.report.build import (
@@ -22,7 +22,7 @@ from imagescope.report.build import (
 )
 from imagescope.report.queries import Images, Ranks
 from imagescope.report.thumbnails import write_thumbnails
-from imagescope.runs import iter_traces
+from imagescope.runs.folder import iter_traces
 
 FOUND = (1, 5, 10, 50)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from imagescope.records import STAGES, Estimate
 from imagescope.report.charts import Scores
-from imagescope.runs import status
+from imagescope.runs.folder import status
 
 ROLES = ("captioner", "reasoner", "encoder", "verifier", "evaluator")
 STEPS = {  # step -> (stage it belongs to, 0: the image database; name)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from imagescope.engines.decoding import UnreadableImage, thumbnail
+from imagescope.models.decoding import UnreadableImage, thumbnail
 
 SIDE = 112  # pixels of the longer side
 QUALITY = 80

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from imagescope.gallery.vectors import Array, forget
 from imagescope.search.score import Score, as_columns, device_or_default, padded_rows, view_rows
-from imagescope.vectors import Array, forget
 
 if TYPE_CHECKING:
     from torch import Tensor

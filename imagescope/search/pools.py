@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from imagescope.gallery.vectors import Array
 from imagescope.records import Query
-from imagescope.vectors import Array
 
 if TYPE_CHECKING:
     from torch import Tensor

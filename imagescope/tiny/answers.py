@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
-from imagescope.prompts import Prompts, atomic_instructions, fill
+from imagescope.methods.prompts import Prompts, atomic_instructions, fill
 from imagescope.records import BLANK_IMAGE, Edit
 from imagescope.tiny import changes as edits
 from imagescope.tiny import language

@@ -15,8 +15,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from imagescope.datasets import SPECS
-from imagescope.datasets.base import COUNTS, Options, Source, Spec
+from imagescope.benchmarks import SPECS
+from imagescope.benchmarks.base import COUNTS, Options, Source, Spec
 from imagescope.errors import UserError
 from imagescope.tiny.datasets_composed import write_circo, write_cirr, write_fashioniq
 from imagescope.tiny.dialogues import can_talk, dialogue

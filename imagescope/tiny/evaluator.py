@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imagescope.engines.images import canvas
-from imagescope.parsing import accepts
+from imagescope.methods.parsing import accepts
+from imagescope.models.images import canvas
 from imagescope.tiny import changes as edits
 from imagescope.tiny import vision
 from imagescope.tiny.changes import Change

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from imagescope.parsing import OK, find_json
-from imagescope.prompts import load_prompts
+from imagescope.methods.parsing import OK, find_json
+from imagescope.methods.prompts import load_prompts
 from imagescope.tiny.answers import (
     Sample,
     composed_sample,

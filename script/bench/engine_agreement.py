@@ -22,8 +22,8 @@ from rich.table import Table
 from imagescope.config import EngineName, load_models
 from imagescope.engines import open_engine
 from imagescope.engines.base import Picture, Request, collect
-from imagescope.parsing import says_yes
-from imagescope.prompts import VERIFICATION
+from imagescope.methods.parsing import says_yes
+from imagescope.methods.prompts import VERIFICATION
 from imagescope.tiny.language import holds, question, random_claim
 from imagescope.tiny.scenes import draw, random_scene
 

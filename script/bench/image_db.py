@@ -27,11 +27,11 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from imagescope.cache import Cache
 from imagescope.config import EncoderConfig
-from imagescope.encoders import CachedTexts, Encoder, open_encoder
-from imagescope.image_db import ImageDB
+from imagescope.encoders.base import CachedTexts, Encoder, open_encoder
+from imagescope.gallery.database import ImageDB
 from imagescope.records import Gallery
+from imagescope.store.cache import Cache
 
 TOKENIZER = Path(__file__).parents[2] / "data" / "tiny" / "models" / "encoder"
 SIZES: dict[str, dict[str, int]] = {  # the vision tower; the text tower is the tiny checkpoint's
@@ -79,7 +79,7 @@ def forward(encoder: Encoder, paths: list[Path]) -> Callable[[], None]:
     """The bare forward pass, as often as there are batches, over pixels that lie ready."""
     from transformers import CLIPModel
 
-    from imagescope.engines.images import load_picture
+    from imagescope.models.images import load_picture
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = CLIPModel.from_pretrained(encoder.config.model).eval().to(device)

@@ -33,9 +33,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from imagescope.gallery.vectors import GalleryVectors
 from imagescope.records import Query, Ranking
-from imagescope.stages.retrieval import retrieve
-from imagescope.vectors import GalleryVectors
+from imagescope.search.retrieval import retrieve
 
 BATCH = 128  # descriptions that the authors' code multiplies at once, at least
 FLOAT_TIE = 1e-6  # of scores below 1 in float32

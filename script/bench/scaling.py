@@ -43,9 +43,9 @@ def make(folder: Path, images: int, dimension: int, queries: int) -> None:
 
 def measure(folder: Path, size: int, keep: int, repeats: int, device: str) -> dict[str, Any]:
     """Seconds a query and the largest memory of this process."""
+    from imagescope.gallery.vectors import GalleryVectors
     from imagescope.records import Query
-    from imagescope.stages.retrieval import retrieve
-    from imagescope.vectors import GalleryVectors
+    from imagescope.search.retrieval import retrieve
 
     images, captions = (
         np.load(folder / f"{name}.npy", mmap_mode="r")[:size] for name in ("images", "captions")

@@ -1,0 +1,242 @@
+"""Looking at a benchmark before anything runs on it: counts, faults, images; queries as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from imagescope import benchmarks
+from imagescope.benchmarks import Benchmark, Fault, Options
+from imagescope.benchmarks.base import find_missing
+from imagescope.errors import UserError
+from imagescope.files import write_text
+from imagescope.progress import track
+from imagescope.records import Estimate, Query
+
+SHOWN = 20  # lines of one kind
+
+
+@dataclass
+class Checked:
+    """What a check found. missing, unreadable: images of the gallery, and references, by name."""
+
+    benchmark: Benchmark
+    faults: list[Fault]
+    missing: frozenset[str]
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return not (self.faults or self.missing or self.unreadable or self.no_gallery)
+
+    @property
+    def no_gallery(self) -> bool:
+        return not self.benchmark.gallery.names
+
+    def counts(self) -> dict[str, int | None]:
+        """Queries, dialogues' texts and images; None where targets are hidden."""
+        benchmark = self.benchmark
+        queries, lost = benchmark.queries, self.missing | set(self.unreadable)
+        heads = [q for q in queries if q.turn == 0]
+        targets = None if benchmark.hidden else {t for q in queries for t in q.targets or ()}
+        return {
+            "queries": len(heads),
+            "texts": len(queries),
+            "gallery": len(benchmark.gallery.names),
+            "targets": None if targets is None else len(targets),
+            "images missing": len(self.missing),
+            "images unreadable": len(self.unreadable),
+            "queries whose target is lost": sum((q.targets or ("",))[0] in lost for q in heads),
+            "queries whose reference is lost": sum(q.reference in lost for q in heads),
+            "faults in annotations": len(self.faults),
+        }
+
+    def costs(self) -> dict[str, str]:
+        """Missing or unreadable image -> the queries that need it, in words."""
+        lost, uses = self.missing | set(self.unreadable), dict[str, dict[str, list[str]]]()
+        for query in self.benchmark.queries:
+            for role, names in (("target", query.targets or ()), ("reference", [query.reference])):
+                for name in lost.intersection(names):
+                    uses.setdefault(name, {}).setdefault(role, []).append(query.id)
+        return {name: f" ({_uses(roles)})" for name, roles in uses.items()}
+
+
+def _uses(roles: dict[str, list[str]]) -> str:
+    parts = []
+    for role, found in roles.items():
+        ids = list(dict.fromkeys(found))  # a dialogue has many texts
+        more = f" and {len(ids) - 5} more" * (len(ids) > 5)
+        parts.append(f"{role} of query {', '.join(ids[:5])}{more}")
+    return "; ".join(parts)
+
+
+def check(name: str, data_root: Path, split: str, decode: bool = True) -> Checked:
+    """Reads a split's annotations, looks for every image and, with decode, opens it.
+
+    Raises UserError where there is nothing to look at.
+    """
+    benchmark, faults = benchmarks.inspect(name, data_root, split)
+    files = benchmark.gallery.files
+    missing = find_missing(files)
+    present = [image for image in files if image not in missing]
+    unreadable: dict[str, str] = {}
+    if decode and present:
+        with ThreadPoolExecutor() as pool:  # decoders let go of the interpreter
+            reasons = pool.map(_unreadable, (files[image] for image in present))
+            for image, reason in zip(
+                present, track(reasons, len(present), "images opened"), strict=True
+            ):
+                if reason:
+                    unreadable[image] = reason
+    return Checked(benchmark, [*faults, *_count_faults(benchmark, data_root)], missing, unreadable)
+
+
+def _count_faults(benchmark: Benchmark, data_root: Path) -> list[Fault]:
+    """What is not as many as it should be. A gallery that is not there at all is said elsewhere."""
+    here = (len({query.id for query in benchmark.queries}), len(benchmark.gallery.names))
+    whole = benchmark.counts or here
+    return [
+        Fault(
+            benchmarks.folder_of(benchmark.spec, data_root) or data_root,
+            None,
+            f"{count:,} {what}, not {right:,}",
+        )
+        for what, count, right in zip(("queries", "images"), here, whole, strict=True)
+        if count != right and (what == "queries" or count)
+    ]
+
+
+def _unreadable(path: Path) -> str | None:
+    from imagescope.models.images import UnreadableImage, load_picture
+
+    try:
+        load_picture(path)
+    except UnreadableImage as error:
+        return str(error)
+    return None
+
+
+def expand(name: str) -> list[str]:
+    """Benchmarks by name; FashionIQ is its three categories."""
+    if name.lower() == "fashioniq":
+        return [n for n in benchmarks.NAMES if n.startswith("FashionIQ")]
+    return [benchmarks.spec(name).name]
+
+
+def check_all(
+    name: str, data_root: Path, split: str | None, decode: bool = True
+) -> tuple[list[Checked], list[str]]:
+    """Every wanted split of a benchmark, and what could not be read.
+
+    Without `split` those that are there are checked; that one is not there, with none of its files,
+    is no error then.
+    """
+    found: list[Checked] = []
+    absent: list[str] = []
+    for known in expand(name):
+        errors, before = dict[str, str](), len(found)
+        for each in [split] if split else list(benchmarks.spec(known).splits):
+            try:
+                found.append(check(known, data_root, each, decode))
+            except UserError as error:
+                errors[each] = str(error)
+        nothing = len(found) == before
+        absent += [e for s, e in errors.items() if split or nothing or _begun(known, data_root, s)]
+    return found, absent
+
+
+def _begun(name: str, data_root: Path, split: str) -> bool:
+    """Whether any annotation file of a split is there, readable or not, by what they are named:
+    captions/cap.rc2.test1.json, annotations/val.json."""
+    folder = benchmarks.folder_of(benchmarks.spec(name), data_root) or data_root
+    names = {split, *(alias for alias, known in benchmarks.ALIASES.items() if known == split)}
+    return any(
+        path.stem.rpartition(".")[2] in names
+        for place in ("annotations", "captions", "image_splits")
+        for path in (*folder.glob(f"{place}/*.json"), *folder.glob(f"cirr/{place}/*.json"))
+    )
+
+
+def show(checked: Checked, console: Console) -> None:
+    """A table of counts beside the published ones, then what is wrong."""
+    benchmark, counts = checked.benchmark, checked.counts()
+    whole = benchmark.counts or benchmark.spec.splits[benchmark.split]
+    published = dict(zip(("queries", "gallery"), whole, strict=True))
+    source = "published" if whole == benchmark.spec.splits[benchmark.split] else "declared"
+    table = Table("", "here", source, title=f"{benchmark.name} {benchmark.split}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for label, count in counts.items():
+        if label == "texts" and count == counts["queries"]:
+            continue
+        known = str(published[label]) if label in published else ""
+        table.add_row(label, "hidden" if count is None else str(count), known)
+    console.print(table)
+    if checked.no_gallery:
+        console.print("no gallery: neither its images nor a list of them is here")
+    _listing(console, [str(fault) for fault in checked.faults], "faults")
+    files = benchmark.gallery.files
+    if len(checked.missing) == len(files) and files:
+        example = next(iter(files.values()))
+        console.print(f"no image is here; looked for {example} and so on", soft_wrap=True)
+        for place in dict.fromkeys(benchmark.image_places):
+            console.print(f"  looked in {place}", markup=False, highlight=False, soft_wrap=True)
+    else:
+        lost = checked.costs()
+        lines = [f"missing: {files[n]}{lost.get(n, '')}" for n in sorted(checked.missing)]
+        _listing(console, lines, "missing")
+        lines = [f"{reason}{lost.get(n, '')}" for n, reason in checked.unreadable.items()]
+        _listing(console, lines, "unreadable")
+
+
+def _listing(console: Console, lines: Sequence[str], what: str) -> None:
+    for line in lines[:SHOWN]:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+    if len(lines) > SHOWN:
+        console.print(f"  and {len(lines) - SHOWN:,} more {what}", highlight=False)
+
+
+def export(name: str, data_root: Path, split: str, output: Path) -> int:
+    """Writes one JSON object a query (a dialogue: a turn), in file order; returns how many.
+
+    Keys: id, turn, reference, instruction, targets, candidates; absent values are null. candidates
+    are the images that a subset metric is confined to (CIRR). The annotations alone count: a
+    reference whose image is missing is still named.
+    """
+    options = Options(subset=benchmarks.spec(name).name == "CIRR")
+    queries = benchmarks.load_annotations(name, data_root, split, options).queries
+    lines = (json.dumps(_exported(q), ensure_ascii=False) + "\n" for q in queries)
+    try:
+        write_text(output, "".join(lines))
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror}") from None
+    return len(queries)
+
+
+def _exported(query: Query) -> dict[str, Any]:
+    return {
+        "id": query.id,
+        "turn": query.turn,
+        "reference": query.reference,
+        "instruction": query.instruction,
+        "targets": query.targets,
+        "candidates": query.candidates,
+    }
+
+
+def show_metrics(found: dict[str, Any], title: str, console: Console) -> None:
+    """Metrics with their intervals, nested ones below their name."""
+    table = Table("metric", "value", "95 % interval", title=title)
+    for name, value in found.items():
+        inner = {name: value} if isinstance(value, Estimate) else value
+        for label, e in inner.items():
+            label = label if label == name else f"{name}: {label}"
+            table.add_row(label, f"{e.value:.2f}", f"{e.low:.2f} to {e.high:.2f}")
+    console.print(table)

@@ -1,0 +1,17 @@
+"""Flickr30K, the 1k test split: text to image."""
+
+from imagescope.benchmarks.base import Spec
+from imagescope.benchmarks.captions import measure, reader
+
+SPEC = Spec(
+    name="Flickr30K",
+    folder="Flickr30K",
+    splits={"test": (5000, 1000)},
+    main_metric="Recall@1",
+    homepage="https://shannon.cs.illinois.edu/DenotationGraph/",
+    licence="research and education only; images from Flickr",
+    citation="Young et al., From image descriptions to visual denotations, TACL 2014; split of "
+    "Karpathy and Fei-Fei, CVPR 2015",
+    read=reader("test_1k_flickr.csv", "images_flickr_1k_test", "flickr30k-images"),
+    measure=measure,
+)

@@ -1,0 +1,310 @@
+"""The commands: parse, call, print. What they do lies in the rooms they call."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from imagescope import __version__, progress
+from imagescope.cli import own as cli_own
+from imagescope.cli.cache import cache_app
+from imagescope.cli.data import compare, data_app, score, submission_app
+from imagescope.config import RunConfig, load_run
+from imagescope.errors import UserError
+from imagescope.terminal import Formatter, Terminal, tolerate_narrow_code_pages
+
+app = typer.Typer(
+    help="Find images from language: a caption, a picture plus a change, or a dialogue.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+tiny_app = typer.Typer(help="Synthetic scenes and five small, really trained checkpoints.")
+app.add_typer(tiny_app, name="tiny", no_args_is_help=True)
+app.add_typer(data_app, name="data", no_args_is_help=True)
+app.add_typer(submission_app, name="submission", no_args_is_help=True)
+app.add_typer(cache_app, name="cache", no_args_is_help=True)
+for command in (score, compare, cli_own.index, cli_own.search, cli_own.chat, cli_own.serve):
+    app.command()(command)
+console = Terminal()
+# typer brings a click of its own, or uses the installed one, by its version
+USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+# The spellings of the paper's release, and ours.
+SPELLINGS = {
+    "--llm-path": "--reasoner",
+    "--img-cap-model-path": "--captioner",
+    "--mllm-path": "--verifier",
+    "--eval-mllm-path": "--evaluator",
+    "--clip-path": "--clip",
+    "--dataset-path": "--data-root",
+    "--img-db-path": "--image-db",
+}
+INTERRUPTED = 130  # the status of a command that was ended by Ctrl-C
+GLOBAL = ("--quiet", "-q", "--log-level")  # accepted anywhere on the line
+
+
+def normalise(argv: list[str]) -> list[str]:
+    """The command line as typer reads it: the paper's spellings and underscores accepted, the
+    values of --stages gathered into one, global options moved to the front."""
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(enumerate(argv))
+    for i, word in words:
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            name = name.replace("_", "-")
+            name = SPELLINGS.get(name, name)
+            word = name + equals + value
+        if name in GLOBAL:
+            front.append(word)
+            if name == "--log-level" and not equals and i + 1 < len(argv):
+                front.append(next(words)[1])
+        elif name == "--stages" and not equals:
+            values = []
+            while i + 1 < len(argv) and re.fullmatch(r"s[1-3]([ ,]+s[1-3])*", argv[i + 1]):
+                i, found = next(words)
+                values.append(found)
+            rest += [word, " ".join(values)] if values else [word]
+        else:
+            rest.append(word)
+    return front + rest
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"imagescope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    level = logging.getLevelName(log_level.upper())
+    if not isinstance(level, int):
+        raise UserError(f"--log-level {log_level}: choose debug, info, warning or error")
+    progress.quiet = quiet
+    shown = logging.StreamHandler()
+    shown.setFormatter(Formatter())
+    shown.addFilter(lambda record: record.name != "imagescope.details")  # output.log's alone
+    shown.setLevel(max(level, logging.WARNING) if quiet else level)
+    logger = logging.getLogger("imagescope")
+    logger.setLevel(min(level, logging.INFO))  # output.log gets its lines in any case
+    logger.handlers[:] = [shown]
+    logger.propagate = False
+
+
+Opt = typer.Option
+
+
+def _configure(
+    config: Annotated[str, typer.Argument(help="A dataset's YAML, as configs/CIRR.yaml.")],
+    split: Annotated[str | None, Opt(help="val or test.")] = None,
+    tau: Annotated[float | None, Opt(help="Weight of captions against images, 0 to 1.")] = None,
+    top_k: Annotated[int | None, Opt(help="Candidates that are verified.")] = None,
+    alpha: Annotated[int | None, Opt(help="Candidates compared with the reference.")] = None,
+    stages: Annotated[str | None, Opt(help="s1, s1 s2, or s1 s2 s3.")] = None,
+    subset: Annotated[
+        bool | None, Opt("--subset/--no-subset", help="CIRR: rank the image set alone.")
+    ] = None,
+    shared_concept: Annotated[
+        bool | None,
+        Opt("--shared-concept/--no-shared-concept", help="CIRCO: add it to the instruction."),
+    ] = None,
+    protocol: Annotated[str | None, Opt(help="paper or official.")] = None,
+    run_name: Annotated[str | None, Opt(help="Folder under runs/<DATASET>.")] = None,
+    data_root: Annotated[Path | None, Opt(help="Where the datasets lie.")] = None,
+    image_db: Annotated[Path | None, Opt(help="Where captions and embeddings are kept.")] = None,
+    runs: Annotated[Path | None, Opt(help="Where run folders are made.")] = None,
+    models: Annotated[str | None, Opt(help="A set of configs/models, or a file.")] = None,
+    prompts: Annotated[str | None, Opt(help="A prompt set, or a folder.")] = None,
+    engine: Annotated[str | None, Opt(help="auto, transformers, vllm or openai.")] = None,
+    reasoner: Annotated[str | None, Opt(help="Checkpoint: folder or hub id.")] = None,
+    captioner: Annotated[str | None, Opt(help="Checkpoint: folder or hub id.")] = None,
+    verifier: Annotated[str | None, Opt(help="Checkpoint: folder or hub id.")] = None,
+    evaluator: Annotated[str | None, Opt(help="Checkpoint: folder or hub id.")] = None,
+    clip: Annotated[str | None, Opt(help="Encoder checkpoint: folder or hub id.")] = None,
+    cache: Annotated[Path | None, Opt(help="The response cache's file.")] = None,
+    replay: Annotated[Path | None, Opt(help="Run from a bundle alone, without models.")] = None,
+    ray_address: Annotated[str | None, Opt(help="A running Ray cluster to join.")] = None,
+    fail_on_error: Annotated[
+        float | None, Opt(help="Share of a step's requests that may get no answer, 0 to 1.")
+    ] = None,
+    preflight: Annotated[
+        bool | None, Opt("--preflight/--no-preflight", help="Look first at all that is needed.")
+    ] = None,
+    limit: Annotated[int | None, Opt(help="Only the first so many queries.")] = None,
+) -> RunConfig:
+    options = dict(locals())  # every option by its name; None: the config decides
+    roles = ("captioner", "reasoner", "verifier", "evaluator", "clip")
+    checkpoints = {role: model for role in roles if (model := options.pop(role))}
+    if clip := checkpoints.pop("clip", None):
+        checkpoints["encoder"] = clip
+    return load_run(options.pop("config"), options, checkpoints)
+
+
+def _with_run_options(action: Callable[[RunConfig], None]) -> Callable[..., None]:
+    """A command that takes the options of a run, and hands over what they come to."""
+
+    @wraps(_configure)
+    def command(**options: Any) -> None:
+        action(_configure(**options))
+
+    command.__doc__ = action.__doc__
+    return command
+
+
+def run(config: RunConfig) -> None:
+    """Run the stages on a benchmark and write a run folder."""
+    from imagescope.report.summary import print_summary
+    from imagescope.runs.pipeline import run as run_pipeline
+
+    print_summary(run_pipeline(config), console)
+
+
+def plan(config: RunConfig) -> None:
+    """Say what a run would ask of the models, before anything runs."""
+    from imagescope.runs.plan import print_plan
+
+    logging.getLogger("imagescope").setLevel(logging.WARNING)  # the table says it all
+    print_plan(config, console)
+
+
+app.command("run")(_with_run_options(run))
+app.command("plan")(_with_run_options(plan))
+
+
+@app.command()
+def doctor(
+    data_root: Annotated[Path, Opt(help="Where the datasets lie.")] = Path("data"),
+    models: Annotated[str, Opt(help="A set of configs/models, or a file.")] = "paper",
+) -> None:
+    """Say what is in place, what is missing, and the command that brings it."""
+    from imagescope.runs.doctor import doctor as examine
+
+    if not examine(data_root, models, console):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="A run folder, or two to compare.")],
+    out: Annotated[Path | None, Opt(help="Where a comparison of two goes.")] = None,
+) -> None:
+    """Write the page of a run, or of two side by side."""
+    from imagescope.report import write_comparison, write_report
+
+    match folders:
+        case [run]:
+            page = write_report(run)
+        case [a, b]:
+            page = write_comparison(a, b, out)
+        case _:
+            raise UserError("a report takes one run folder, or two to compare")
+    console.print(str(page), soft_wrap=True)
+
+
+@app.command()
+def overview(
+    runs: Annotated[Path, typer.Argument(help="The folder of all runs.")] = Path("runs"),
+    run_name: Annotated[str, Opt(help="Which run of each benchmark.")] = "default",
+) -> None:
+    """One table of the newest run of each benchmark."""
+    from imagescope.report.overview import newest, print_overview
+
+    print_overview(newest(runs, run_name), console)
+
+
+@tiny_app.command("make")
+def tiny_make(
+    root: Annotated[Path, typer.Argument(help="Where the six datasets go.")] = Path("data/tiny"),
+    seed: Annotated[int, Opt(help="The same seed gives the same bytes.")] = 0,
+) -> None:
+    """Draw the scenes and write the six benchmarks' layouts."""
+    from imagescope.tiny.datasets import make
+
+    make(root, seed=seed)
+
+
+@tiny_app.command("train")
+def tiny_train(
+    out: Annotated[Path, typer.Argument(help="Where the checkpoints go.")],
+    only: Annotated[list[str] | None, Opt(help="Only these roles (repeat).")] = None,
+    threads: Annotated[int, Opt(help="Processor threads.")] = 2,
+    seed: Annotated[int, Opt(help="Of weights and samples.")] = 0,
+) -> None:
+    """Train the five checkpoints from nothing."""
+    from imagescope.tiny.train import train_all
+
+    train_all(out, only=only, threads=threads, seed=seed)
+
+
+@tiny_app.command("evaluate")
+def tiny_evaluate(
+    models: Annotated[Path, typer.Argument(help="The checkpoints.")] = Path("data/tiny/models"),
+    only: Annotated[list[str] | None, Opt(help="Only these roles (repeat).")] = None,
+    threads: Annotated[int, Opt(help="Processor threads.")] = 2,
+) -> None:
+    """Measure the five checkpoints on held-out scenes."""
+    from imagescope.tiny.train import evaluate_all
+
+    evaluate_all(models, only=only, threads=threads)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The console entry point; returns the exit status."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Threads that spin while they wait take the processor from those they wait for, as soon as
+    # anything else runs. Read once, when torch is imported, here and in child processes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    tolerate_narrow_code_pages()
+    gc.set_threshold(100_000, 20, 20)  # a run keeps many small records
+    try:
+        status = app(
+            normalise(sys.argv[1:] if argv is None else argv),
+            prog_name="imagescope",
+            standalone_mode=False,
+        )
+        if status == INTERRUPTED:  # typer has made a status of Ctrl-C
+            raise KeyboardInterrupt
+        return status if isinstance(status, int) else 0
+    except UserError as error:
+        Terminal(stderr=True).print(
+            f"imagescope: {error}", markup=False, highlight=False, soft_wrap=True
+        )
+        return 1
+    except typer.Exit as error:
+        return int(error.exit_code)
+    except USAGE as error:
+        error.show()
+        return int(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        print("imagescope: interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Commands about data and results: `data`, `submission`, `score`, `compare`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imagescope.errors import UserError
+from imagescope.terminal import Terminal
+
+data_app = typer.Typer(help="Look at a benchmark's annotations and images.")
+submission_app = typer.Typer(help="The evaluation servers' files.")
+console = Terminal()
+Opt = typer.Option
+DataRoot = Annotated[Path, Opt(help="Where the datasets lie.")]
+Dataset = Annotated[str, typer.Argument(help="As CIRR, CIRCO, FashionIQ-dress, VisDial.")]
+
+
+@data_app.command("check")
+def data_check(
+    dataset: Dataset,
+    data_root: DataRoot = Path("data"),
+    split: Annotated[str | None, Opt(help="val or test; else each that is there.")] = None,
+    decode: Annotated[bool, Opt("--decode/--no-decode", help="Open every image.")] = True,
+    as_json: Annotated[bool, Opt("--json", help="Counts as JSON.")] = False,
+) -> None:
+    """Count queries, images and targets; list what is missing or wrong. Status 1 if anything is."""
+    from imagescope.benchmarks.check import check_all, show
+
+    found, absent = check_all(dataset, data_root, split, decode)
+    if as_json:
+        counts = [
+            {"name": c.benchmark.name, "split": c.benchmark.split, **c.counts()} for c in found
+        ]
+        print(json.dumps(counts, indent=1))
+    else:
+        for checked in found:
+            show(checked, console)
+    if absent:
+        raise UserError("\n".join(absent))
+    if not all(checked.ok for checked in found):
+        raise typer.Exit(1)
+
+
+@data_app.command("export")
+def data_export(
+    dataset: Dataset,
+    split: Annotated[str, Opt(help="val or test.")],
+    output: Annotated[Path, Opt(help="The JSON lines file to write.")],
+    data_root: DataRoot = Path("data"),
+) -> None:
+    """Write the queries, one JSON object a line; a dialogue gives one a turn."""
+    from imagescope.benchmarks.check import export
+
+    count = export(dataset, data_root, split, output)
+    console.print(f"{count:,} queries: {output}", highlight=False, soft_wrap=True)
+
+
+@submission_app.command("check")
+def submission_check(
+    file: Annotated[Path, typer.Argument(help="A file for CIRR's or CIRCO's server.")],
+    data_root: Annotated[
+        Path | None, Opt(help="Where the datasets lie: ids and names are checked too.")
+    ] = None,
+    split: Annotated[str, Opt(help="The split it is for; servers score test.")] = "test",
+    everything: Annotated[bool, Opt("--all", help="List every fault, not the first 50.")] = False,
+) -> None:
+    """Name every fault that makes a server refuse the file or costs points. Status 1 on any."""
+    from imagescope.benchmarks.submissions import check
+
+    findings = check(file, data_root, split)
+    faults = [finding for finding in findings if not finding.warning]
+    for finding in findings:
+        if finding.warning:
+            console.print(f"warning: {finding}", markup=False, highlight=False, soft_wrap=True)
+    for fault in faults if everything else faults[:50]:
+        console.print(f"fault: {fault}", markup=False, highlight=False, soft_wrap=True)
+    if len(faults) > 50 and not everything:
+        console.print(f"and {len(faults) - 50:,} more faults (--all lists them)")
+    if faults:
+        raise typer.Exit(1)
+    console.print("no faults")
+
+
+def score(
+    dataset: Dataset,
+    split: Annotated[str, Opt(help="One whose targets are public: val.")],
+    predictions: Annotated[Path, Opt(help="A file in the format of the benchmark's server.")],
+    data_root: DataRoot = Path("data"),
+    as_json: Annotated[bool, Opt("--json", help="Metrics as JSON.")] = False,
+) -> None:
+    """Score a file in a server's format (CIRR, CIRCO) where targets are public."""
+    from imagescope.benchmarks.check import show_metrics
+    from imagescope.benchmarks.submissions import score as score_file
+    from imagescope.runs.folder import to_json
+
+    found, findings = score_file(predictions, dataset, data_root, split)
+    if as_json:
+        print(json.dumps(to_json(found), indent=1))
+    else:
+        show_metrics(found, f"{dataset} {split}, percent", console)
+    for finding in findings[:10]:
+        print(f"imagescope: {finding}", file=sys.stderr)
+    if len(findings) > 10:
+        print(f"imagescope: and {len(findings) - 10} more", file=sys.stderr)
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; the first is the baseline.")],
+    as_json: Annotated[bool, Opt("--json", help="As JSON.")] = False,
+) -> None:
+    """Metrics of runs side by side, with paired significance and the paper's figures."""
+    from imagescope.runs.compare import compare as compare_runs
+    from imagescope.runs.compare import show, to_plain
+
+    tables = compare_runs(runs)
+    if as_json:
+        print(json.dumps(to_plain(tables), indent=1))
+    else:
+        for table in tables:
+            show(table, console)

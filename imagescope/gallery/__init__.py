@@ -1,0 +1,1 @@
+"""A gallery's captions and vectors on disk."""

@@ -1,0 +1,363 @@
+"""A gallery's captions and embeddings on disk, with the manifests that say what made them.
+
+    image_db/<DATASET>/<split>-<hash of the names>/
+        names.json
+        captions/<captioner>-<hash>/        captions.jsonl, manifest.json
+        images/<encoder>-<hash>/            see vectors.py
+        texts/<captioner>-<hash>+<encoder>-<hash>/
+
+The hashes are of what determines the content: the gallery's names; the captioner's checkpoint,
+decoding and prompt; the encoder's checkpoint and settings. Rows are found again by the content of
+the image or caption, so that a changed gallery costs only what is new in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imagescope.encoders.base import CachedTexts, Encoder
+from imagescope.engines.base import Picture, Request
+from imagescope.engines.role import Role
+from imagescope.errors import UserError
+from imagescope.files import parse_json, replacing, write_json
+from imagescope.gallery.vector_store import VectorStore
+from imagescope.gallery.vectors import (
+    FORMAT,
+    Array,
+    GalleryVectors,
+    read_manifest,
+)
+from imagescope.models.images import UnreadableImage, load_picture
+from imagescope.records import Gallery
+from imagescope.store.cache import Cache
+from imagescope.store.hashing import digest
+
+log = logging.getLogger("imagescope")
+LONGEST = 1 << 20  # no limit but the role's own
+DECODING = ("max_tokens", "repetition_penalty", "stop")
+
+
+class ImageDB:
+    """One gallery's part of the image database; see the module.
+
+    With a bundle instead of a cache (a replay) everything comes from there and nothing is written.
+    counts: (wanted, known, computed) vectors, after vectors().
+    """
+
+    def __init__(self, folder: Path, gallery: Gallery, cache: Cache):
+        self.folder, self._gallery, self._cache = folder, gallery, cache
+        self.counts = (0, 0, 0)
+        self._captioner = "captions"
+        self._described: dict[str, Any] = {"folder": str(folder), "images": len(gallery.names)}
+        self._bundled: tuple[str, dict[str, tuple[Array, int]]] | None = None
+
+    @classmethod
+    def open(
+        cls, root: str | Path, dataset: str, split: str, gallery: Gallery, cache: Cache
+    ) -> ImageDB:
+        """The database of a gallery; nothing is read, made or written yet but its names.
+
+        Raises UserError where the gallery is empty or the folder cannot be written.
+        """
+        if not gallery.names:
+            raise UserError(f"{dataset} {split}: the gallery is empty")
+        names = list(gallery.names)
+        folder = Path(root) / _slug(dataset) / f"{_slug(split)}-{digest(names)[:8]}"
+        if not cache.bundle:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                if not (folder / "names.json").exists():
+                    write_json(folder / "names.json", names, indent=0)
+            except OSError as error:
+                raise UserError(
+                    f"{folder}: cannot be written: {error.strerror}: give another --image-db"
+                ) from None
+        return cls(folder, gallery, cache)
+
+    @cached_property
+    def hashes(self) -> Mapping[str, str]:
+        """name -> sha256 of the image file, "" where it cannot be read; the gallery's names first,
+        then the further images (references outside the gallery)."""
+        files = self._gallery.files
+        names = dict.fromkeys((*self._gallery.names, *files))
+        found = self._cache.hashes([str(files[name]) for name in names if name in files])
+        hashes = {name: found[str(files[name])] if name in files else "" for name in names}
+        lost = [name for name in self._gallery.names if not hashes[name]]
+        if len(lost) == len(self._gallery.names):
+            raise UserError(
+                f"none of the gallery's {len(lost)} images can be read; the first is "
+                f"{files.get(lost[0], lost[0])}. Are they downloaded? (imagescope doctor)"
+            )
+        return hashes
+
+    def captions(
+        self, captioner: Role, prompt: str, only: Collection[str] | None = None
+    ) -> dict[str, str]:
+        """name -> caption of every image, in- and outside the gallery, that could be captioned.
+
+        only: names of the images that are needed; None: all.  Captions that the response cache
+        lacks but this gallery's file has are taken from there.
+        """
+        made_by = {
+            "captioner": captioner.engine.identity,
+            "decoding": {name: getattr(captioner.config, name) for name in DECODING},
+            "prompt": prompt,
+        }
+        self._captioner = f"{_slug(captioner.config.model)}-{digest(made_by)[:8]}"
+        folder = self.folder / "captions" / self._captioner
+        manifest = {} if self._cache.bundle else read_manifest(folder, made_by)
+        read = _read_captions(folder / "captions.jsonl", manifest) if manifest else {}
+        known = {sha: caption for sha, caption in read.items() if caption}  # others are asked again
+        unreadable: dict[str, str] = dict(manifest.get("unreadable", {}))  # sha256 -> why
+        skipped = {
+            name: unreadable.get(sha, "the file cannot be read")
+            for name, sha in self.hashes.items()
+            if not sha or sha in unreadable
+        }
+        files = self._gallery.files
+        names = [n for n in self.hashes if n not in skipped and (only is None or n in only)]
+        requests = [
+            Request(prompt, (Picture(str(files[name])),), max_tokens=LONGEST) for name in names
+        ]
+        held = [n for n, name in enumerate(names) if self.hashes[name] in known]
+        if held and captioner.missing(requests):
+            texts = [known[self.hashes[names[n]]] for n in held]
+            captioner.adopt([requests[n] for n in held], texts)
+            log.info("captions: %d from %s", len(held), folder)
+        found = dict(zip(names, captioner.ask(requests, "captions", names), strict=True))
+        captions = {name: response.text.strip() for name, response in found.items()}
+        for name in [name for name, caption in captions.items() if not caption]:
+            skipped[name] = found[name].error or "the captioner said nothing"
+            if why := _unreadable(files[name]):  # nor will it be the next time
+                unreadable[self.hashes[name]] = why
+        captions = {name: caption for name, caption in captions.items() if caption}
+        self._lose(name for name, sha in self.hashes.items() if sha in unreadable)
+        if skipped:
+            first = next(iter(skipped.items()))
+            log.warning("%d images have no caption; the first: %s: %s", len(skipped), *first)
+        self._described["captions"] = {"made": len(captions), "missing": skipped}
+        if not self._cache.bundle:
+            rows = {
+                name: (sha, captions.get(name) or ("" if name in names else known.get(sha, "")))
+                for name, sha in self.hashes.items()
+            }
+            _write_captions(folder, made_by, rows, {"skipped": skipped, "unreadable": unreadable})
+        return captions
+
+    def vectors(
+        self, encoder: Encoder, texts: CachedTexts, captions: Mapping[str, str] | None = None
+    ) -> GalleryVectors:
+        """Embeddings of every image of the gallery, and of its captions where they are given,
+        memory-mapped; computes what is new. An image without a caption has its image vector in the
+        caption's place."""
+        names, size = self._gallery.names, encoder.config.chunk_size
+        shas = [self.hashes[name] for name in names]
+        plain = None if captions is None else [captions.get(name, "") for name in names]
+        if self._cache.bundle:
+            return self._replayed(texts, shas, plain)
+        mine = f"{_slug(encoder.config.model)}-{digest(texts.identity)[:8]}"
+        paths = {
+            sha: str(self._gallery.files[n]) for n, sha in zip(names, shas, strict=True) if sha
+        }
+
+        def embed_images(keys: list[str]) -> tuple[Array, dict[str, str]]:
+            vectors, ok = encoder.images([paths[key] for key in keys])
+            bad = [key for key, fine in zip(keys, ok, strict=True) if not fine]
+            return vectors, {key: encoder.unreadable[paths[key]] for key in bad}
+
+        store = self._store(f"images/{mine}", {"encoder": texts.identity})
+        images, ok, computed = store.rows(shas, embed_images, size, "embedding images")
+        self._report(store, shas, ok)
+        places = {_image(sha): (images, n) for n, sha in enumerate(shas) if ok[n]}
+        self._bundled = (texts.space, places)
+        self.counts = (len(names), len(names) - computed, computed)
+        if plain is None:
+            return GalleryVectors(names, images, images, ok)
+
+        keys = [
+            _key(caption) if caption else sha if fine else ""
+            for caption, sha, fine in zip(plain, shas, ok, strict=True)
+        ]
+        said = {_key(caption): caption for caption in plain if caption}
+        row = {sha: n for n, sha in enumerate(shas)}
+
+        def embed_captions(keys: list[str]) -> tuple[Array, dict[str, str]]:
+            worded = [n for n, key in enumerate(keys) if key in said]
+            vectors = np.zeros((len(keys), images.shape[1]), np.float32)
+            vectors[worded] = encoder.texts([said[keys[n]] for n in worded])
+            for n, key in enumerate(keys):
+                if key not in said:
+                    vectors[n] = images[row[key]]
+            return vectors, {}
+
+        made_by = {"encoder": texts.identity, "captioner": self._captioner}
+        store = self._store(f"texts/{self._captioner}+{mine}", made_by)
+        worded, _, more = store.rows(keys, embed_captions, size, "embedding captions")
+        wanted = 2 * len(names)
+        self.counts = (wanted, wanted - computed - more, computed + more)
+        places |= {_worded(c): (worded, n) for n, c in enumerate(plain) if c}
+        return GalleryVectors(names, images, worded, ok)
+
+    def bundle(self, size: int = 1024) -> Iterator[tuple[str, dict[str, Array]]]:
+        """What vectors() came to, for Cache.export: batches of (space, key -> vector)."""
+        if self._bundled is None:
+            return
+        space, places = self._bundled
+        keys = list(places)
+        for first in range(0, len(keys), size):
+            batch = {key: places[key] for key in keys[first : first + size]}
+            yield space, {key: array[row] for key, (array, row) in batch.items()}
+
+    def describe(self) -> dict[str, Any]:
+        """For the run's manifest: where the database lies, counts, and what was left out."""
+        return self._described
+
+    def remove_others(self) -> None:
+        """Removes the other galleries of this dataset and split: this one has taken their place.
+
+        For galleries that change, once vectors() has taken over what they share.
+        """
+        split = self.folder.name.rpartition("-")[0]
+        for folder in self.folder.parent.iterdir():
+            if folder != self.folder and re.fullmatch(
+                re.escape(split) + "-[0-9a-f]{8}", folder.name
+            ):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _store(self, name: str, made_by: dict[str, Any]) -> VectorStore:
+        relatives = [
+            f for f in self.folder.parent.glob(f"*/{name}") if self.folder not in f.parents
+        ]
+        return VectorStore(self.folder / name, made_by, relatives)
+
+    def _report(self, store: VectorStore, images: list[str], ok: Array) -> None:
+        """Counts and names what is left out of the ranking, here and in the store's manifest."""
+        why = store.manifest.get("unreadable", {})
+        lost = [n for n, fine in enumerate(ok) if not fine]
+        skipped = {
+            self._gallery.names[n]: why.get(images[n], "the file cannot be read") for n in lost
+        }
+        if skipped:
+            first = next(iter(skipped.items()))
+            log.warning("%d images are not ranked; the first: %s: %s", len(skipped), *first)
+        store.record(skipped=skipped)
+        self._lose(name for name in skipped if self.hashes[name])
+        self._described["embedded"] = int(ok.sum())
+        self._described["skipped"] = skipped
+        if not ok.any():
+            raise UserError(f"no image of the gallery can be read: {next(iter(skipped.values()))}")
+
+    def _lose(self, names: Iterable[str]) -> None:
+        files = self._gallery.files
+        self._cache.lose(str(files[name]) for name in names if name in files)
+
+    def _replayed(
+        self, texts: CachedTexts, images: list[str], captions: list[str] | None
+    ) -> GalleryVectors:
+        """Everything from the bundle; what it has no vector of could not be read then either."""
+        keys = [_image(sha) for sha in images]
+        found = self._cache.vectors(texts.space, [key for key in keys if key])
+        given = captions or [""] * len(images)
+        said = self._cache.vectors(texts.space, [_worded(c) for c in given if c])
+        if not found or not all(_worded(c) in said for c in given if c):
+            raise UserError(
+                f"{self._cache.path}: lacks vectors of this gallery's images. Replay with the "
+                "options of the run that was exported."
+            )
+        width = len(next(iter(found.values())))
+        vectors = np.zeros((2, len(keys), width), np.float32)
+        for n, (key, caption) in enumerate(zip(keys, given, strict=True)):
+            if key in found:
+                vectors[0, n] = found[key]
+                vectors[1, n] = said[_worded(caption)] if caption else found[key]
+        ok = np.array([key in found for key in keys], bool)
+        wanted = len(keys) * (1 if captions is None else 2)
+        self.counts = (wanted, wanted, 0)
+        return GalleryVectors(self._gallery.names, vectors[0], vectors[1], ok)
+
+
+def _slug(text: str) -> str:
+    """A name as part of a path: the last part of a model's id or folder, plain characters only."""
+    last = text.rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^\w.-]+", "-", last).strip(".-")[:60] or "unnamed"
+
+
+def _key(caption: str) -> str:
+    return hashlib.sha256(caption.encode("utf-8", "replace")).hexdigest()
+
+
+def _image(sha: str) -> str:
+    return f"image:{sha}" if sha else ""
+
+
+def _worded(caption: str) -> str:
+    """A caption's key in a bundle: not that of a description in the same words, which was embedded
+    in other company and may differ in the last digits."""
+    return f"caption:{_key(caption)}"
+
+
+def _read_captions(path: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """sha256 of an image -> its caption; {} where the file is missing or damaged."""
+    try:
+        text = path.read_bytes()
+        if manifest.get("sha256", content := hashlib.sha256(text).hexdigest()) != content:
+            raise ValueError("not what was written")
+        rows = [parse_json(line) for line in text.split(b"\n") if line]
+        return {str(row["sha256"]): str(row["caption"]) for row in rows}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("%s: damaged, made again (%s)", path, error)
+        return {}
+
+
+def _write_captions(
+    folder: Path,
+    made_by: Mapping[str, Any],
+    rows: Mapping[str, tuple[str, str]],
+    lost: Mapping[str, Mapping[str, str]],
+) -> None:
+    """captions.jsonl, rows of name -> (sha256, caption), and its manifest; only what is new."""
+    lines = [
+        json.dumps({"name": name, "sha256": sha, "caption": caption}, ensure_ascii=False)
+        for name, (sha, caption) in rows.items()
+    ]
+    text = "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
+    manifest = {
+        "format": FORMAT,
+        "made_by": made_by,
+        "sha256": hashlib.sha256(text).hexdigest(),
+        "prompt_sha256": hashlib.sha256(made_by["prompt"].encode()).hexdigest(),
+        "count": len(rows),
+        "captioned": sum(bool(caption) for _, caption in rows.values()),
+        **lost,
+    }
+    path = folder / "captions.jsonl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_bytes() != text:
+            with replacing(path) as file:
+                file.write_bytes(text)
+        if read_manifest(folder, made_by) != json.loads(json.dumps(manifest)):
+            write_json(folder / "manifest.json", manifest)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
+
+
+def _unreadable(path: Path) -> str:
+    """Why an image file cannot be read; "" where it can."""
+    try:
+        load_picture(path)
+    except UnreadableImage as error:
+        return str(error)
+    return ""

@@ -1,0 +1,203 @@
+"""Vectors that are made once and kept in a folder, row by row under the keys of what they embed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imagescope.errors import UserError
+from imagescope.files import replacing, write_json
+from imagescope.gallery.vectors import (
+    BLOCK,
+    FORMAT,
+    Array,
+    Place,
+    file_sha256,
+    finished,
+    forget,
+    is_unit,
+    keep_width,
+    no_units,
+    open_vectors,
+    part_keys,
+    read_manifest,
+)
+from imagescope.progress import track
+from imagescope.store.hashing import digest
+
+log = logging.getLogger("imagescope")
+ATTEMPTS = 5
+
+
+class VectorStore:
+    """The vectors of one gallery by one encoder, in a folder of their own:
+
+        manifest.json         what made them, how many, the sha256 of the file of vectors, what
+                              could not be embedded and why
+        rows-<id>.json        the key of every row, "" where there is nothing
+        vectors-<id>.npy      float32 (rows, d)
+        part-<id>-<hash>.npy  while they are being made: chunks of (key, vector)
+
+    A key is the sha256 of what is embedded. Files are written whole or not at all, and named by
+    what is in them: whoever is killed loses at most the chunk in work, and two at once write the
+    same. What is damaged is made again.
+    relatives: folders of the same kind, whose rows are taken over where keys agree.
+    """
+
+    def __init__(self, folder: Path, made_by: Mapping[str, Any], relatives: Sequence[Path] = ()):
+        self.folder = folder
+        self._made_by, self._relatives = dict(made_by), relatives
+        self.manifest = read_manifest(folder, made_by)
+
+    def rows(
+        self,
+        keys: Sequence[str],
+        embed: Callable[[list[str]], tuple[Array, Mapping[str, str]]],
+        chunk_size: int,
+        label: str,
+    ) -> tuple[Array, Array, int]:
+        """(vectors (len(keys), d) read-only, ok (len(keys),), how many were computed).
+
+        embed: keys -> their vectors, and why for those that have none (rows of zeros); asked for
+        chunks cut from the distinct keys, less what is known. An empty key is a row of zeros.
+        """
+        computed = 0
+        for _ in range(ATTEMPTS):
+            held, wanted = finished(self.folder, self.manifest), self._wanted(keys)
+            if held and held.keys == wanted:
+                self.record(sha256=held.sha256)  # manifests of old have none
+                return held.vectors, np.array([bool(key) for key in wanted], bool), computed
+            try:
+                computed += self._fill(wanted, embed, chunk_size, label)
+            except FileNotFoundError:
+                log.debug("%s: another run has just finished these rows", self.folder)
+            except OSError as error:
+                raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from None
+            self.manifest = read_manifest(self.folder, self._made_by)
+        raise UserError(f"{self.folder}: other runs keep changing it; try again when they are done")
+
+    def record(self, **more: Any) -> None:
+        """Puts more into the manifest, where it does not say so yet and may be written."""
+        if any(self.manifest.get(name) != value for name, value in more.items()):
+            with suppress(OSError):
+                self._write_manifest(more)
+
+    def _wanted(self, keys: Sequence[str]) -> list[str]:
+        unreadable = self.manifest.get("unreadable", {})
+        return ["" if key in unreadable else key for key in keys]
+
+    def _fill(
+        self,
+        wanted: list[str],
+        embed: Callable[[list[str]], tuple[Array, Mapping[str, str]]],
+        chunk_size: int,
+        label: str,
+    ) -> int:
+        """Makes what is missing and puts the rows together; returns how many were computed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        known = self._known()
+        distinct = list(dict.fromkeys(key for key in wanted if key))
+        missing = sum(key not in known for key in distinct)
+
+        def made() -> Iterator[str]:
+            asked: set[str] = set()
+            while any(key not in known and key not in asked for key in distinct):
+                for first in range(0, len(distinct), chunk_size):
+                    cut = distinct[first : first + chunk_size]
+                    chunk = [k for k in cut if k not in known and k not in asked]
+                    if chunk:
+                        vectors, why = embed(chunk)
+                        if not asked:
+                            keep_width(known, vectors.shape[1])
+                        asked.update(chunk)
+                        known.update(self._store(chunk, vectors, why))
+                        yield from chunk
+
+        computed = sum(1 for _ in track(made(), missing, label))
+        self._assemble(self._wanted(wanted), known)
+        return computed
+
+    def _store(self, keys: list[str], vectors: Array, why: Mapping[str, str]) -> dict[str, Place]:
+        """Writes a part: the keys that have a vector, with it."""
+        kept = [row for row, key in enumerate(keys) if key not in why]
+        if bad := [keys[row] for row in kept if not is_unit(vectors[row])]:
+            raise no_units(self.folder.name, len(bad), bad[0])
+        if why:  # before the part: who finds the part need not ask again
+            self._write_manifest({}, why)
+        kind = np.dtype([("key", "S64"), ("vector", "<f4", (vectors.shape[1],))])
+        part = np.zeros(len(kept), kind)
+        part["key"], part["vector"] = [keys[row] for row in kept], vectors[kept]
+        buffer = io.BytesIO()
+        np.save(buffer, part)
+        content = hashlib.sha256(buffer.getbuffer()).hexdigest()
+        path = self.folder / f"part-{digest(keys)[:16]}-{content[:16]}.npy"
+        with replacing(path) as file:
+            file.write_bytes(buffer.getbuffer())
+        return {keys[row]: (path, n) for n, row in enumerate(kept)}
+
+    def _known(self) -> dict[str, Place]:
+        """key -> where its vector lies, of all that is there, here or with the relatives."""
+        known: dict[str, Place] = {}
+        for folder in (*self._relatives, self.folder):
+            for path in sorted(folder.glob("part-*.npy")):
+                known.update({key: (path, row) for row, key in enumerate(part_keys(path))})
+            try:
+                manifest = read_manifest(folder, self._made_by)
+            except UserError:
+                continue  # a relative made by something else has nothing to give
+            if held := finished(folder, manifest):
+                path = folder / f"vectors-{manifest['rows']}.npy"
+                known.update({key: (path, row) for row, key in enumerate(held.keys) if key})
+        if known:
+            latest, _ = list(known.values())[-1]
+            keep_width(known, open_vectors(latest).shape[1])
+        return known
+
+    def _assemble(self, keys: list[str], known: Mapping[str, Place]) -> None:
+        """The final files, the manifest last; then what they replace goes."""
+        width = next((open_vectors(known[key][0]).shape[1] for key in keys if key), 0)
+        name = digest(keys)[:16]
+        with replacing(self.folder / f"vectors-{name}.npy") as file:
+            out = np.lib.format.open_memmap(
+                file, mode="w+", dtype=np.float32, shape=(len(keys), width)
+            )
+            for row, key in enumerate(keys):
+                if key:
+                    path, place = known[key]
+                    out[row] = open_vectors(path)[place]
+                if row % BLOCK == 0:
+                    forget(out)
+            out.flush()
+            del out
+            content = file_sha256(file)
+        write_json(self.folder / f"rows-{name}.json", keys, indent=0)
+        self._write_manifest(
+            {
+                "rows": name,
+                "count": len(keys),
+                "embedded": sum(map(bool, keys)),
+                "dimension": width,
+                "sha256": content,
+            }
+        )
+        open_vectors.cache_clear()
+        for pattern in ("part-*.npy", "vectors-*.npy", "rows-*.json"):
+            for path in self.folder.glob(pattern):
+                if path.name not in (f"vectors-{name}.npy", f"rows-{name}.json"):
+                    path.unlink(missing_ok=True)
+
+    def _write_manifest(self, changes: Mapping[str, Any], why: Mapping[str, str] = {}) -> None:
+        found = read_manifest(self.folder, self._made_by)  # another run may have written it
+        mine = self.manifest.get("unreadable", {})  # another run may have overwritten it
+        unreadable = {**mine, **found.get("unreadable", {}), **why}
+        made = {"format": FORMAT, "made_by": self._made_by, **found, **changes}
+        made["unreadable"] = unreadable
+        write_json(self.folder / "manifest.json", made)
+        self.manifest = made

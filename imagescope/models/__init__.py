@@ -1,0 +1,1 @@
+"""Where a checkpoint is, what this machine computes with, and what a picture is."""

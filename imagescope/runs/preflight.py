@@ -1,0 +1,258 @@
+"""What a run needs, looked at before it begins: checkpoints, endpoints, images and disk space.
+
+`doctor` makes some of the same checks, without a network. A run makes them all before it asks
+anything, and lists at once whatever lacks; a run that finds every answer in its cache needs none.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from imagescope.benchmarks.base import Benchmark
+from imagescope.config import EncoderConfig, ModelConfig, RunConfig
+from imagescope.engines import choose
+from imagescope.engines.base import Request, collect
+from imagescope.errors import UserError
+from imagescope.models.checkpoints import available, locate, problems, read_config
+from imagescope.redaction import redact
+from imagescope.store.cache import cache_path
+
+T = TypeVar("T")
+Group = Literal["machine", "packages", "datasets", "checkpoints", "endpoints", "disk"]
+State = Literal["ok", "optional", "missing"]
+GATED = ("meta-llama/", "google/paligemma")  # owners ask for a licence to be accepted
+WORK = ("generate", "chunks", "images", "texts")  # what asks a model
+QUESTIONS = 3  # a query
+ROW, NAMED = 2_000, 60  # bytes of a stored response, and of a name and its score in a trace
+DIMENSION = 1024  # of vectors, where the encoder's configuration does not say
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. missing: something needed is not there; remedy: what brings it; size: bytes that
+    are still to be downloaded."""
+
+    group: Group
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+    size: int = 0
+
+
+class Preflight:
+    """Looks at everything once, when it is called first; see the module."""
+
+    def __init__(self, config: RunConfig, benchmark: Benchmark):
+        self._config, self._benchmark, self._done = config, benchmark, not config.preflight
+
+    def __call__(self) -> None:
+        """Raises UserError with everything that lacks."""
+        if self._done:
+            return
+        self._done = True
+        checks = examine(self._config, self._benchmark)
+        lacking = [check for check in checks if check.state == "missing"]
+        if len(lacking) == 1:
+            (check,) = lacking
+            raise UserError(f"{check.found} ({check.remedy})" if check.remedy else check.found)
+        if lacking:
+            lines = [f"  {c.name}: {c.found}\n      {c.remedy}".rstrip() for c in lacking]
+            raise UserError(
+                "not everything is here that this run needs (--no-preflight: begin all the same):\n"
+                + "\n".join(lines)
+            )
+
+    def before(self, model: T) -> T:
+        """The same engine or encoder, before whose first work, or where it cannot be identified,
+        everything is looked at."""
+        return cast(T, _Checked(model, self))
+
+
+class _Checked:
+    def __init__(self, model: Any, preflight: Callable[[], None]):
+        self._model, self._preflight = model, preflight
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            value = getattr(self._model, name)
+        except UserError:
+            self._preflight()
+            raise
+        if name not in WORK:
+            return value
+
+        def work(items: Sequence[Any]) -> Any:
+            if items:
+                self._preflight()
+            return value(items)
+
+        return work
+
+
+def examine(config: RunConfig, benchmark: Benchmark) -> list[Check]:
+    """Every check of a run, with a network where a checkpoint is not here."""
+    checks = list(_models(config))
+    checks += _images(config, benchmark)
+    checks += _disk(config, benchmark, sum(check.size for check in checks))
+    return checks
+
+
+def _models(config: RunConfig) -> Iterator[Check]:
+    roles = ["captioner", "reasoner"]
+    roles += ["verifier"] * ("s2" in config.stages) + ["evaluator"] * ("s3" in config.stages)
+    local: list[tuple[str, ModelConfig | EncoderConfig]] = [("encoder", config.models.encoder)]
+    remote: dict[tuple[str, ...], tuple[list[str], ModelConfig]] = {}
+    for role in roles:
+        model = config.models.role(role)
+        try:
+            kind = choose(model, config.engine)
+        except UserError as error:
+            yield Check("packages", role, "missing", str(error))
+            continue
+        if kind == "openai":
+            key = (model.model, model.base_url or "", model.api_key_env)
+            remote.setdefault(key, ([], model))[0].append(role)
+        else:
+            local.append((role, model))
+    yield from checkpoints(local, online=True)
+    for names, model in remote.values():
+        yield _endpoint(", ".join(names), model)
+
+
+def checkpoints(
+    models: Iterable[tuple[str, ModelConfig | EncoderConfig]], online: bool = False
+) -> Iterator[Check]:
+    """A check for each checkpoint of (role, configuration) pairs. online: whether the hub is asked
+    for what is not here."""
+    uses: dict[tuple[str, str | None], list[str]] = {}
+    for role, model in models:
+        uses.setdefault((model.model, model.revision), []).append(role)
+    for (name, revision), roles in uses.items():
+        yield _checkpoint(name, revision, ", ".join(roles), online)
+
+
+def _checkpoint(model: str, revision: str | None, roles: str, online: bool) -> Check:
+    def check(state: State, found: str, remedy: str = "", size: int = 0) -> Check:
+        return Check("checkpoints", roles, state, f"{model}: {found}", remedy, size)
+
+    try:
+        source = locate(model)
+    except UserError as error:
+        return check("missing", str(error))
+    if Path(source).is_dir():
+        return check("ok", "in place")
+    from huggingface_hub import get_token, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(source, "config.json", revision=revision)
+    lacks = problems(Path(cached).parent) if isinstance(cached, str) else ["nothing downloaded"]
+    if not lacks:
+        return check("ok", "in the hub's cache")
+    found = "; ".join(lacks)
+    command = f"hf download {model}" + (f" --revision {revision}" if revision else "")
+    if online:
+        try:
+            size = available(source, revision)
+        except UserError as error:
+            return check("missing", f"{found}. {error}", command)
+        return check("ok", f"{found}; {_bytes(size)} to download", command, size)
+    if not model.startswith(GATED):
+        return check("missing", found, command)
+    page = f"https://huggingface.co/{model}"
+    login = "a hub login is there" if get_token() else "gated, and no hub login (hf auth login)"
+    return check("missing", f"{found}; {login}", f"accept {page}, then {command}")
+
+
+def identifiable(model: str, revision: str | None) -> bool:
+    """Whether a checkpoint's content can be told by what is on this disk, without a network."""
+    try:
+        source = locate(model)
+    except UserError:
+        return False
+    if Path(source).is_dir():
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(source, "config.json", revision=revision), str)
+
+
+def _endpoint(roles: str, model: ModelConfig) -> Check:
+    """Asks an endpoint for one token. A refusal is an answer, too: other requests may pass."""
+    from imagescope.engines.openai import OpenAI
+
+    where = f"{redact(model.base_url or 'the endpoint')} (model {model.model})"
+    try:
+        engine = OpenAI(model.model_copy(update={"retries": 1}))
+        try:
+            collect(engine, [Request("Say yes.", max_tokens=1)])
+        finally:
+            engine.close()
+    except UserError as error:
+        return Check("endpoints", roles, "missing", str(error))
+    return Check("endpoints", roles, "ok", f"{where} answers")
+
+
+def _images(config: RunConfig, benchmark: Benchmark) -> Iterator[Check]:
+    names, files = benchmark.gallery.names, benchmark.gallery.files
+    absent = [name for name in names if name in benchmark.missing or name not in files]
+    found = f"{len(absent):,} of {len(names):,} images of the gallery missing"
+    if names and len(absent) == len(names):
+        first = files.get(absent[0], absent[0])
+        where = f"imagescope doctor --data-root {config.data_root} says where they come from"
+        yield Check("datasets", config.dataset, "missing", f"{found}; the first: {first}", where)
+    else:
+        yield Check("datasets", config.dataset, "ok", found)
+
+
+def _disk(config: RunConfig, benchmark: Benchmark, downloads: int) -> Iterator[Check]:
+    """Whether each disk has room for what will be written to it, less what is there already."""
+    images, queries = len(benchmark.gallery.names), len(benchmark.queries)
+    cache = cache_path(config)
+    answers = images + queries * (2 + QUESTIONS * config.top_k + config.alpha)
+    kept = sum(f.stat().st_size for f in (config.image_db / config.dataset).rglob("*.npy"))
+    needs = {
+        config.image_db: 8 * images * _dimension(config.models.encoder) - kept,
+        cache: ROW * answers - (cache.stat().st_size if cache.is_file() else 0),
+        config.runs: queries * (ROW + NAMED * max(config.keep, config.top_k)),
+    }
+    if downloads:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        needs[Path(HF_HUB_CACHE)] = downloads
+    disks: dict[int, list[Path]] = {}
+    for path, need in needs.items():
+        if need > 0:
+            disks.setdefault(os.stat(_existing(path)).st_dev, []).append(path)
+    for places in disks.values():
+        free = shutil.disk_usage(_existing(places[0])).free
+        need = sum(needs[path] for path in places)
+        parts = ", ".join(f"{path} {_bytes(needs[path])}" for path in places)
+        found = f"about {_bytes(need)} to be written ({parts}), {_bytes(free)} free"
+        remedy = "make room, or take other places: --image-db, --cache, --runs, HF_HOME"
+        state: State = "missing" if need > free else "ok"
+        yield Check("disk", "disk", state, found, remedy if need > free else "")
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    return next((p for p in (path, *path.parents) if p.exists()), Path("/"))
+
+
+def _dimension(encoder: EncoderConfig) -> int:
+    """Of the encoder's vectors, as far as its configuration is here and says it."""
+    try:
+        if Path(folder := locate(encoder.model)).is_dir():
+            size = read_config(folder).get("projection_dim")
+            return size if isinstance(size, int) else DIMENSION
+    except UserError:
+        pass
+    return DIMENSION
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,1 @@
+"""What was computed once, kept under what determines it: responses, vectors, image hashes."""

@@ -1,0 +1,116 @@
+"""What things are known by: JSON values and images by sha256, stored rows by a checksum.
+
+Hashes of images are remembered by path, size and time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+from imagescope.errors import UserError
+from imagescope.files import open_regular
+
+if TYPE_CHECKING:
+    from imagescope.store.cache import Cache
+
+AMONG = " IN (SELECT value FROM json_each(?))"  # a condition: one of a JSON list
+READERS = 4  # threads
+
+
+def canonical(value: Any) -> str:
+    """JSON in one spelling only."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON value, hexadecimal."""
+    return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def checksum(*values: str | bytes | float | None) -> bytes:
+    """8 bytes that tell whether a row's values are what was written; not against forgery."""
+    found = hashlib.blake2b(digest_size=8)
+    for value in values:
+        part = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+        found.update(b"%d:%b" % (len(part), part))
+    return found.digest()
+
+
+def storable(text: str) -> str:
+    """Text that SQLite takes: lone surrogates (a file name that is no UTF-8, say) are spelled out,
+    as JSON has them."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def hashed(cache: Cache, paths: Sequence[str]) -> dict[str, str]:
+    """path -> sha256 of the file as it is now, "" where it cannot be read. Only what is new to the
+    cache, or changed size or time, is read."""
+    places = {path: str(Path(path).absolute()) for path in paths}
+    stored = {place: storable(place) for place in places.values()}
+    rows = cache.table("files", "path" + AMONG, among=list(stored.values()))
+    known = {place: (size, mtime, sha) for place, size, mtime, sha in rows}
+    found: dict[str, str] = {}
+    stale: dict[str, os.stat_result] = {}
+    for path, place in places.items():
+        try:
+            stat = os.stat(place)
+        except OSError:
+            found[path] = ""
+            continue
+        size, mtime, sha = known.get(stored[place], (None, None, ""))
+        if (size, mtime) == (stat.st_size, stat.st_mtime_ns):
+            found[path] = sha
+        else:
+            stale[path] = stat
+    if stale:
+        with ThreadPoolExecutor(READERS, "hash") as pool:
+            found |= dict(zip(stale, pool.map(_hash, stale), strict=True))
+        cache.insert(
+            "files",
+            [
+                (stored[places[path]], stat.st_size, stat.st_mtime_ns, found[path])
+                for path, stat in stale.items()
+                if found[path]
+            ],
+        )
+    return found
+
+
+def bundled(cache: Cache, paths: Iterable[str]) -> dict[str, str]:
+    """path -> sha256 of the image that the exported run knew by the longest common end of its
+    path, "" if it could not read it; paths it had no file for are absent. Nothing is read here."""
+    by_name: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+    for path, _, _, sha in cache.table("files"):
+        if parts := PurePath(path).parts[::-1]:
+            by_name.setdefault(parts[0], []).append((parts, sha))
+    found = {}
+    for path in paths:
+        parts = PurePath(storable(path)).parts[::-1]
+        shared = [(sum(1 for _ in _common(parts, p)), sha) for p, sha in by_name.get(parts[0], [])]
+        best = {sha for n, sha in shared if n == max(shared)[0]}
+        if len(best) > 1:
+            raise UserError(f"{cache.path}: several of its images end like {path}")
+        if best:
+            found[path] = best.pop()
+    return found
+
+
+def _hash(path: str) -> str:
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _common(a: Sequence[str], b: Sequence[str]) -> Iterator[str]:
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            return
+        yield x

@@ -1,0 +1,107 @@
+"""The command line as such: mistakes are said in a line or two, never as a traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imagescope import __version__
+from imagescope.cli.app import main
+
+Said = pytest.CaptureFixture[str]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("run configs/CIRR.yaml --splt val", "No such option: --splt"),
+        ("run configs/CIRR.yaml --top-k abc", "--top-k"),
+        ("run", "Missing argument"),
+        ("bogus", "No such command"),
+        ("search a b --top 0", "--top"),
+        ("serve a --port 99999", "--port"),
+        ("cache prune --days nan", "--days"),
+    ],
+)
+def test_a_misspelt_command_is_explained(line: str, words: str, capsys: Said) -> None:
+    assert main(line.split()) == 2
+    said = capsys.readouterr()
+    assert words in " ".join(said.err.split()) and "Traceback" not in said.err
+
+
+def test_nothing_asked_shows_the_help(capsys: Said) -> None:
+    assert main([]) == 2
+    said = capsys.readouterr()
+    assert "Find images from language" in said.out + said.err
+    assert main(["--help"]) == 0
+
+
+def test_the_version_is_told(capsys: Said) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"imagescope {__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["", "run", "cache prune", "tiny make"])
+def test_h_is_help(command: str, capsys: Said) -> None:
+    assert main([*command.split(), "-h"]) == 0
+    short = capsys.readouterr().out
+    assert main([*command.split(), "--help"]) == 0
+    assert short == capsys.readouterr().out and f"Usage: imagescope {command}".strip() in short
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"), [("imagescope do", "doctor"), ("imagescope run --top-", "--top-k")]
+)
+def test_the_shell_completes_commands_and_options(
+    line: str, completed: str, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    monkeypatch.setenv("_IMAGESCOPE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    with pytest.raises(SystemExit, match="0"):
+        main([])
+    assert capsys.readouterr().out.split() == [completed]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("dataset: CIRR\nprotocol: [paper]\n", "protocol"),
+        ("dataset: CIRR\nsplit: [val]\n", "split"),
+        ("dataset: CIRR\nprotocol: {a: 1}\n", "protocol"),
+    ],
+)
+def test_a_malformed_config_is_explained(
+    text: str, words: str, tmp_path: Path, capsys: Said
+) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    assert main(["run", str(tmp_path / "c.yaml"), "--models", "tiny"]) == 1
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", [["run", "."], ["run", ""], ["doctor", "--models", ""]])
+def test_an_empty_name_is_explained(line: list[str], capsys: Said) -> None:
+    main(line)
+    said = capsys.readouterr()
+    assert "no such" in said.out + said.err or "neither" in said.out + said.err
+
+
+def test_broken_run_folders_do_not_end_an_overview(tmp_path: Path, capsys: Said) -> None:
+    for name, manifest, metrics in (
+        ("a", '{"status": "finished"}', "{}"),
+        ("b", '{"status": "finished", "config": []}', "[]"),
+    ):
+        folder = tmp_path / "CIRR" / "default" / name
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(manifest)
+        (folder / "metrics.json").write_text(metrics)
+    assert main(["overview", str(tmp_path)]) == 1
+    assert "no finished run" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "CIRR" / "default" / "b")]) == 1
+
+
+def test_tiny_data_that_cannot_be_written(tmp_path: Path, capsys: Said) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["tiny", "make", str(tmp_path / "file" / "x")]) == 1
+    assert "cannot be written" in capsys.readouterr().err

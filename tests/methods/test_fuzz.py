@@ -1,0 +1,156 @@
+"""Hostile model text, made from a seed: nothing raises, nothing is slow, nothing is lost silently.
+
+Minutes, not seconds: `pytest -m slow tests/methods/test_fuzz.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+
+import pytest
+from test_stages import FILES, PROMPTS, role
+
+from imagescope.engines.base import Request, Response
+from imagescope.engines.text import harmless, received
+from imagescope.methods.evaluation import evaluate
+from imagescope.methods.parsing import (
+    accepts,
+    parse_questions,
+    parse_synthesis,
+    says_yes,
+    understood,
+)
+from imagescope.methods.synthesis import ask_questions, synthesise
+from imagescope.methods.verification import verify
+from imagescope.records import Query, Question, Ranking, Synthesis
+
+OUTPUTS = 20_000
+SLOW = 0.1  # seconds of processor time that no text may cost a reader
+SOUND = json.dumps({"step1": [["Addition", "a dog"]], "step2": ["a dog on a beach"]})
+PIECES = [
+    *("{", "}", "[", "]", '"', "'", ",", ":", "\\", "(", ")", "/*", "*/", "//", "#", "\n", " "),
+    *("```", "```json\n", "~~~", "<think>", "</think>", "<|channel|>", "<|message|>", "[THINK]"),
+    *('"step1":', '"step2":', '{"step2": [', '["Addition", "x"]', '["Is it?", "True"]', "True"),
+    *(
+        "yes",
+        "no",
+        "ANSWER:",
+        "answer is ",
+        "not ",
+        "ＡＮＳＷＥＲ：",
+        "是",
+        "…",
+        "“",
+        "”",
+        "a",
+        "0",
+    ),
+    *(
+        "\x00",
+        "\ud800",
+        "\u202e",
+        "\u2028",
+        "\ufdfa",
+        "😀",
+        "&lt;think&gt;",
+        "1e999",
+        "null",
+        SOUND,
+    ),
+]
+
+
+def hostile(rng: Random) -> str:
+    """Pieces at random, a few of them over and over, or a sound answer with damage."""
+    kind = rng.random()
+    if kind < 0.5:
+        return "".join(rng.choices(PIECES, k=rng.randrange(40)))
+    if kind < 0.75:
+        text = list(SOUND)
+        for _ in range(rng.randrange(1, 8)):
+            text[rng.randrange(len(text))] = rng.choice(PIECES)
+        return "".join(text)[: rng.randrange(200)]
+    unit = "".join(rng.choices(PIECES, k=rng.randrange(1, 6)))
+    head, length = (
+        "".join(rng.choices(PIECES, k=rng.randrange(4))),
+        rng.choice((500, 8_000, 60_000)),
+    )
+    return head + (unit * (length // len(unit) + 1))[:length]
+
+
+def timed(read: Callable[[str], object], text: str) -> float:
+    """Seconds of processor time that reading takes."""
+    start = time.process_time()
+    read(text)
+    return time.process_time() - start
+
+
+@pytest.mark.slow
+def test_no_output_raises_or_is_slow() -> None:
+    rng = Random(1)
+    readers: list[Callable[[str], object]] = [
+        lambda text: parse_synthesis(text, "instruction", "caption"),
+        lambda text: parse_synthesis(text, "instruction", "caption", "paper"),
+        parse_questions,
+        says_yes,
+        accepts,
+    ]
+    slow = []
+    for _ in range(OUTPUTS):
+        text = hostile(rng)
+        for read in readers:
+            if timed(read, text) > SLOW and min(timed(read, text) for _ in range(3)) > SLOW:
+                slow.append((text[:80], len(text)))  # (the first time may be the machine's fault)
+        edits, descriptions, how = parse_synthesis(text, "instruction", "caption")
+        assert edits and all(descriptions)
+        lost = descriptions == ("caption",)
+        assert not lost or not understood(how)
+        questions, how = parse_questions(text)
+        assert bool(questions) is understood(how)
+        json.dumps([edits[0].text, *descriptions]).encode()
+        harmless(text).encode()
+    assert not slow
+
+
+@pytest.mark.slow
+def test_a_run_on_hostile_answers_loses_nothing() -> None:
+    rng = Random(2)
+
+    def answer(_: Request) -> Response:
+        return received(Response(hostile(rng)[:4000] if rng.random() < 0.8 else SOUND))
+
+    queries = [Query(str(n), "make it red", reference="a") for n in range(60)]
+    queries += [Query("d", "a dog", verbatim=True), *(Query("d", "q?", turn=t) for t in (1, 2))]
+    reasoner, _ = role(answer)
+    syntheses = synthesise(queries, {"a": "a beach"}, reasoner, PROMPTS)
+    syntheses = ask_questions(queries, syntheses, reasoner, PROMPTS)
+    for name, hows in (
+        ("synthesis", [s.parse for s in syntheses]),
+        ("questions", [s.questions_parse for s in syntheses]),
+    ):
+        step = reasoner.steps[name]
+        assert step.unread + step.errors == sum(not understood(how) for how in hows)
+    rankings = [Ranking(tuple("abcdefgh"), pool=8) for _ in queries]
+    asked = [s if s.questions else with_question(s) for s in syntheses]
+    verifier, _ = role(answer)
+    verified = verify(queries, asked, rankings, FILES, verifier, 4)
+    cells = {
+        (v.candidates[i], s.questions[j].text)
+        for s, (v, _) in zip(asked, verified, strict=True)
+        if v is not None
+        for i, j, _ in v.unread
+    }
+    assert verifier.steps["verification"].unread == len(cells)
+    evaluator, _ = role(answer)
+    judged = evaluate(queries, rankings, FILES, evaluator, "[[INSTRUCTION]]?", 3)
+    unread = sum(j.unread for e, _ in judged if e for j in e.judgements)
+    assert evaluator.steps["evaluation"].unread == unread > 0
+    assert all(sorted(after.names) == list("abcdefgh") for _, after in [*verified, *judged])
+
+
+def with_question(synthesis: Synthesis) -> Synthesis:
+    return replace(synthesis, questions=(Question("Is it?", True),))

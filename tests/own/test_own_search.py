@@ -1,0 +1,287 @@
+"""Searching an index: stages one by one, references, dialogues, and how answers are shown."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import typer
+from own_oracle import ASKED, SEEN, content, oracle, scenes
+from typer.testing import CliRunner
+
+from imagescope import ImageScope
+from imagescope.cli import own as cli_own
+from imagescope.config import ROLES, load_models
+from imagescope.errors import UserError
+from imagescope.own import show, web
+from imagescope.own.conversation import Conversation
+from imagescope.own.indexing import build
+from imagescope.own.scope import share_memory
+
+__all__ = ["oracle"]
+runner = CliRunner()
+app = typer.Typer()
+for command in (cli_own.index, cli_own.search, cli_own.chat):
+    app.command()(command)
+
+
+@pytest.fixture
+def captions(oracle: str, tmp_path: Path) -> list[str]:
+    """Forty scenes, indexed as 'n'."""
+    found = scenes(tmp_path / "in", 40)
+    build(tmp_path / "in", "n", oracle)
+    ASKED.clear()
+    return found
+
+
+def test_text_finds_its_picture_and_every_stage_reports(captions: list[str]) -> None:
+    with ImageScope.open("n") as scope:
+        answers = list(scope.stages(captions[7], top=5))
+    assert [answer.stage for answer in answers] == ["s1", "s2", "s3"]
+    first, second, third = (answer[0] for answer in answers)
+    assert first.name == second.name == third.name == "007.png"
+    assert first.score == pytest.approx(1, abs=1e-3) and first.explanation.checks == ()
+    assert all(check.passed for check in second.explanation.checks)
+    assert second.explanation.accepted is None and third.explanation.accepted is True
+    assert third.explanation.caption == captions[7] and third.explanation.words == "ANSWER: Yes"
+    assert [result.rank for result in answers[2]] == [1, 2, 3, 4, 5] and len(answers[2]) == 5
+    assert third.path.is_file() and third.thumbnail.is_file()
+
+
+def test_scores_are_the_fused_similarity(captions: list[str]) -> None:
+    """(1 - tau) t.v + tau t.c: here v = c, so it is the cosine, and falls with the rank."""
+    with ImageScope.open("n") as scope:
+        answer = scope.search(captions[3], stages=("s1",), top=40)
+    scores = [result.score for result in answer]
+    assert len(scores) == 40 and scores == sorted(scores, reverse=True)
+    assert [result.explanation.first_rank for result in answer] == list(range(1, 41))
+
+
+def test_a_reference_is_captioned_and_never_its_own_result(
+    captions: list[str], tmp_path: Path
+) -> None:
+    colour = next(word for word in captions[0].split() if word in ("red", "blue", "green", "cyan",
+                  "pink", "purple", "orange", "yellow"))  # fmt: skip
+    other = "red" if colour != "red" else "blue"
+    with ImageScope.open("n") as scope:
+        inside = scope.search(f"{colour} to {other}", reference="000.png", top=40)
+        assert "000.png" not in {result.name for result in inside}
+        assert inside.synthesis.reference_description == captions[0]
+        assert len(inside) == 39
+        assert not [p for p in ASKED if p == "Describe the image."]  # the index has its caption
+        outside = tmp_path / "outside.png"
+        shutil.copy(tmp_path / "in" / "000.png", outside)
+        copy = scope.search(f"{colour} to {other}", reference=outside, top=40)
+        assert [r.name for r in copy] == [r.name for r in inside]  # a copy is hidden as well
+        scenes(tmp_path / "more", 1, seed=77)
+        new = scope.search("keep it", reference=tmp_path / "more" / "000.png", top=40)
+        assert new.synthesis.reference_description == SEEN[content(tmp_path / "more" / "000.png")]
+        assert len(new) == 40 and new.reference == tmp_path / "more" / "000.png"
+
+
+def test_verification_moves_the_picture_that_passes(captions: list[str]) -> None:
+    """'red to blue' on a reference: what is not blue falls behind what is."""
+    place = next(i for i, text in enumerate(captions) if "red" in text.split())
+    with ImageScope.open("n") as scope:
+        answer = scope.search("red to blue", f"{place:03d}.png", top=40, stages=("s1", "s2"))
+    checked = [r for r in answer if r.explanation.checks]
+    passed = [r.explanation.passed for r in checked]
+    assert len(checked) == 20 and passed == sorted(passed, reverse=True) and 0 < sum(passed) < 20
+    assert all(("blue" in r.explanation.caption) == bool(r.explanation.passed) for r in checked)
+
+
+def test_questions_the_user_gets_wrong(captions: list[str], oracle: str, tmp_path: Path) -> None:
+    with ImageScope.open("n") as scope:
+        for text, options, message in (
+            ("  ", {}, "the text is empty"),
+            ("red", {"stages": ("s2",)}, "build on each other"),
+            ("red", {"stages": ()}, "build on each other"),
+            ("red", {"top": 0}, "at least 1"),
+            ("red", {"reference": tmp_path / "absent.png"}, "reference picture: .*no such file"),
+            ("red", {"reference": oracle}, "reference picture: .*not an image"),
+        ):
+            with pytest.raises(UserError, match=message):
+                scope.search(text, **options)  # type: ignore[arg-type]
+    other = tmp_path / "other.yaml"
+    other.write_text(Path(oracle).read_text().replace("oracle-encoder", "another-encoder"))
+    with pytest.raises(UserError, match=r"another encoder \(oracle-encoder\).*--models"):
+        ImageScope.open("n", str(other))
+
+
+def test_another_reasoner_may_search_the_same_index(
+    captions: list[str], oracle: str, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(Path(oracle).read_text().replace("oracle-reasoner", "another-reasoner"))
+    with ImageScope.open("n", str(other)) as scope:
+        assert scope.search(captions[1])[0].name == "001.png"
+
+
+def test_a_glance_asks_no_model_but_the_encoder(captions: list[str], tmp_path: Path) -> None:
+    with ImageScope.open("n") as scope:
+        answers = scope.stages(captions[9], glance=True)
+        first = next(answers)
+        assert first.stage == "s0" and first[0].name == "009.png" and not ASKED
+        assert [answer.stage for answer in answers] == ["s1", "s2", "s3"]
+        scenes(tmp_path / "more", 1, seed=77)
+        for reference in ("000.png", tmp_path / "more" / "000.png"):
+            first = next(iter(scope.stages(captions[9], reference, glance=True)))
+            assert first.stage == "s0" and len(first) == 10
+            assert reference not in {result.name for result in first}
+
+
+def test_a_conversation_refines_likes_and_starts_over(captions: list[str]) -> None:
+    talk = Conversation()
+    with ImageScope.open("n") as scope:
+        list(talk.say(scope, "a red circle"))
+        *_, answer = talk.say(scope, "a white background")
+        assert answer.carried == "a red circle a white background"
+        assert talk.like(2).path == answer[1].path == talk.reference
+        *_, liked = talk.say(scope, "keep it", top=3)
+        assert liked.reference == answer[1].path and talk.reference is None
+        assert answer[1].name not in {result.name for result in liked}
+        with pytest.raises(UserError, match=r"no result 4 \(1 to 3\)"):
+            talk.result(4)
+        talk.restart()
+        with pytest.raises(UserError, match="no result 1 yet"):
+            talk.like(1)
+        *_, fresh = talk.say(scope, captions[5])
+        assert fresh.carried == captions[5]
+
+
+def test_what_happens_during_a_search_counts(captions: list[str]) -> None:
+    """A reference taken while the last line is still being answered, and a new start."""
+    talk = Conversation()
+    with ImageScope.open("n") as scope:
+        answers = talk.say(scope, captions[3], glance=True)
+        next(answers)
+        chosen = talk.like(2)
+        assert [answer.stage for answer in answers] == ["s1", "s2", "s3"]
+        assert talk.reference == chosen.path
+        answers = talk.say(scope, "keep it")
+        next(answers)
+        talk.restart()
+        assert list(answers) == [] and talk.answer is None and talk.reference is None
+        waiting = talk.say(scope, captions[4])  # in the queue, not begun
+        talk.restart()
+        assert list(waiting) == [] and talk.answer is None
+        *_, fresh = talk.say(scope, captions[5])
+        assert fresh.carried == captions[5]
+
+
+def test_an_answer_without_results_is_an_answer(
+    oracle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An index of nothing but the reference: nothing is found, and that is said."""
+    scenes(tmp_path / "in", 1)
+    build(tmp_path / "in", "one", oracle)
+    talk = Conversation(reference=Path("000.png"))
+    with ImageScope.open("one") as scope:
+        desk = web.Desk(lambda: scope)
+        answers = list(desk.answers(web.Session(talk), "keep it", 5))
+        assert [answer.stage for answer in answers] == ["s0", "s1", "s2", "s3"]
+        assert not any(len(answer) for answer in answers) and talk.reference is None
+        with pytest.raises(UserError, match="no result 1 yet"):
+            talk.like(1)
+
+
+def test_one_at_a_time_has_one_model_in_memory(captions: list[str], tmp_path: Path) -> None:
+    """Whatever several visitors' searches ask in turn, and whoever leaves early."""
+    scenes(tmp_path / "more", 1, seed=77)
+    with ImageScope.open("n", resident=False) as scope:
+
+        def loaded() -> set[str]:
+            engines = {
+                name: role.engine._engine for name, role in scope._context.models.roles.items()
+            }
+            return {name for name, engine in engines.items() if engine.loads and not engine.closed}
+
+        one, other = scope.stages(captions[0]), scope.stages(captions[1])
+        for answers in (one, other, one, other, other):
+            next(answers)
+            assert len(loaded()) == 1
+        other = scope.stages("keep it", tmp_path / "more" / "000.png")
+        assert next(other).stage == "s1" and loaded() == {"reasoner"}
+        assert next(one).stage == "s3" and loaded() == {"evaluator"}
+    with ImageScope.open("n") as scope:
+        scope.search(captions[0])
+        assert not any(role.engine._engine.closed for role in scope._context.models.roles.values())
+
+
+def test_memory_is_shared_by_size() -> None:
+    models = share_memory(load_models("paper"))
+    shares = [models.role(name).gpu_memory_utilization for name in ROLES]
+    assert sum(shares) <= 0.9 + 1e-6 and min(shares) > 0.1
+
+
+# -- how it is shown ------------------------------------------------------------------------
+
+
+def test_json_is_plain_values(captions: list[str]) -> None:
+    with ImageScope.open("n") as scope:
+        found = json.loads(json.dumps(show.as_json(scope.search("a red circle")), allow_nan=False))
+    best = found["results"][0]
+    assert found["stage"] == "s3" and best["rank"] == 1 and Path(best["path"]).is_file()
+    assert (
+        best["questions"][0]["question"] == "is there red?" and best["questions"][0]["yes"] is None
+    )
+    assert isinstance(best["accepted"], bool)
+
+
+def test_a_page_escapes_what_it_shows(captions: list[str], tmp_path: Path) -> None:
+    hostile = '<img src=x onerror="alert(1)">'
+    with ImageScope.open("n") as scope:
+        answer = scope.search(f"a red circle {hostile}")
+    html = show.page(answer, "n")
+    assert hostile not in html and "&lt;img src=x" in html
+    assert html.count("data:image/jpeg;base64,") == 10 and "http:" not in html
+    assert "is there red? " in html
+
+
+def test_explanations_name_what_failed(captions: list[str]) -> None:
+    with ImageScope.open("n") as scope:
+        answer = scope.search("a red circle and a blue cross", top=20)
+    failing = next(r for r in answer if r.explanation.passed < len(r.explanation.checks))
+    assert "wanted yes" in show.verdict(failing)
+    assert any(line.strip().startswith("failed: is there") for line in show.explain(failing))
+    assert math.isnan(failing.explanation.checks[0].yes)
+
+
+# -- the commands ---------------------------------------------------------------------------
+
+
+def test_commands_index_and_search(oracle: str, tmp_path: Path) -> None:
+    captions = scenes(tmp_path / "in", 5)
+    (tmp_path / "in" / "bad[1].jpg").write_text("x")
+    found = runner.invoke(app, ["index", str(tmp_path / "in"), "--name", "n", "--models", oracle])
+    assert found.exit_code == 0 and "n: 5 pictures" in found.output and "skipped 1" in found.output
+    assert "bad[1].jpg: not an image" in found.output
+    page = tmp_path / "out.html"
+    found = runner.invoke(app, ["search", "n", captions[2], "--top", "3", "--html", str(page)])
+    assert found.exit_code == 0 and "002.png" in found.output.replace("\n", "")
+    assert "accepted by the evaluator" in " ".join(found.output.split()) and page.is_file()
+    found = runner.invoke(app, ["search", "n", captions[2], "--json", "--stages", "s1 s2"])
+    assert json.loads(found.stdout)["stage"] == "s2"
+
+
+def test_chat(captions: list[str]) -> None:
+    lines = [captions[4], "/why 1", "/like 1", "red to blue", "/like 99", "/nonsense", "/help",
+             "/new", "/like 1", "", "/quit", "never read"]  # fmt: skip
+    found = runner.invoke(app, ["chat", "n"], input="\n".join(lines))
+    said = " ".join(found.output.split())
+    assert found.exit_code == 0, found.output
+    for expected in (
+        "40 pictures",
+        f"caption: {captions[4]}",
+        "004.png is the reference",
+        "no result 99 (1 to 5)",
+        "/nonsense: not known",
+        "/why N: everything known about result N",
+        "Starting over.",
+        "no result 1 yet",
+    ):
+        assert expected in said
+    assert "never read" not in ASKED

@@ -1,0 +1,188 @@
+"""Runs side by side: pairing, FashionIQ's average, and when the paper's figures are shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagescope.benchmarks import published as paper
+from imagescope.cli.app import main
+from imagescope.errors import UserError
+from imagescope.records import STAGES, Query, Ranking, Synthesis, Trace
+from imagescope.runs.compare import Comparison, Line, compare
+from imagescope.runs.folder import to_json
+
+LAION = "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"
+
+
+def make_run(
+    folder: Path,
+    ranks: list[list[int]],
+    dataset: str = "CIRR",
+    split: str = "val",
+    gallery: int = 600,
+    encoder: str = "data/tiny/models/encoder",
+    first: int = 0,
+    hidden: bool = False,
+    **config: Any,
+) -> Path:
+    """A run folder; ranks: per query the target's rank at each stage."""
+    folder.mkdir(parents=True)
+    benchmark = {"queries": len(ranks), "gallery": gallery}
+    known = {"dataset": dataset, "split": split, "protocol": "paper", "prompts": dataset}
+    models = {"encoder": {"model": encoder}}
+    manifest = {"config": {**known, "models": models, **config}, "benchmark": benchmark}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    lines = []
+    for i, row in enumerate(ranks, first):
+        targets = None if hidden else ("t",)
+        stages = {
+            s: Ranking((), ranks={} if hidden else {"t": r}, pool=gallery)
+            for s, r in zip(STAGES, row, strict=True)
+        }
+        lines.append(Trace(Query(str(i), "x", targets=targets), Synthesis("", (), ("x",)), stages))
+    text = "".join(json.dumps(to_json(line)) + "\n" for line in lines)
+    (folder / "traces.jsonl").write_text(text)
+    return folder
+
+
+def line(found: Comparison, stage: str, metric: str) -> Line:
+    (line,) = [x for x in found.lines if (x.stage, x.metric) == (stage, metric)]
+    return line
+
+
+WORSE = [[3, 3, 0] if i % 2 else [3, 3, 3] for i in range(60)]
+BETTER = [[3, 3, 0] if i % 4 else [3, 3, 3] for i in range(60)]
+
+
+def test_two_runs_are_paired_query_by_query(tmp_path: Path) -> None:
+    a, b = make_run(tmp_path / "a", WORSE), make_run(tmp_path / "b", BETTER)
+    (found,) = compare([a, b])
+    third = line(found, "stage3", "Recall@1")
+    assert [v and v.value for v in third.values] == [50, 75]
+    (difference,) = third.differences
+    assert difference and difference.value == 25 and difference.low > 0 and difference.p < 0.01
+    first = line(found, "stage1", "Recall@1").differences[0]
+    assert first and first.value == 0 and first.p == 1
+    assert found.gains["A"]["stage3 - stage1"]["Recall@1"].value == 50
+    assert not any(x.quoted for x in found.lines)
+
+
+def test_runs_over_other_queries_are_compared_where_they_meet(tmp_path: Path) -> None:
+    a = make_run(tmp_path / "a", WORSE)
+    b = make_run(tmp_path / "b", WORSE[:40], first=30)
+    (found,) = compare([a, b])
+    assert "over the 30 that all have" in found.notes[0]
+    with pytest.raises(UserError, match="no query in common"):
+        compare([a, make_run(tmp_path / "c", WORSE, first=1000)])
+
+
+def test_benchmarks_stay_apart(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / "a", WORSE),
+        make_run(tmp_path / "b", WORSE, subset=True),
+        make_run(tmp_path / "c", WORSE, dataset="Flickr30K", split="test"),
+    ]
+    assert [c.title for c in compare(runs)] == ["CIRR val", "CIRR val, subset", "Flickr30K test"]
+
+
+def test_the_average_of_fashioniq_counts_categories_alike(tmp_path: Path) -> None:
+    parts = {"dress": ([0] * 10, 10), "shirt": ([99] * 30, 20), "toptee": ([99] * 5, 30)}
+    runs = [
+        make_run(tmp_path / c, [[r] * 3 for r in ranks], f"FashionIQ-{c}", gallery=n)
+        for c, (ranks, n) in parts.items()
+    ]
+    *single, average = compare(runs)
+    assert len(single) == 3 and average.title == "FashionIQ average val"
+    value = line(average, "stage3", "Recall@10").values[0]
+    assert value and value.value == pytest.approx(100 / 3)
+    assert not any("average" in c.title for c in compare(runs[:2]))
+
+
+def full(folder: Path, count: int, gallery: int, **more: Any) -> Path:
+    return make_run(folder, [[2, 1, 0]] * count, gallery=gallery, **more)
+
+
+def test_the_papers_figure_stands_beside_the_papers_setting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = {"dataset": "Flickr30K", "split": "test", "encoder": LAION}
+    same = full(tmp_path / "same", 5000, 1000, **common)
+    (found,) = compare([same])
+    third = line(found, "stage3", "Recall@1")
+    assert third.quoted == {"ImageScope": 81.10, "CLIP alone": 75.72}
+    assert not line(found, "stage1", "Recall@1").quoted
+    assert main(["compare", str(same)]) == 0
+    said = capsys.readouterr().out
+    assert "quoted" in said and "81.10" in said
+    manifest = json.loads((same / "manifest.json").read_text())
+    assert paper.paper_figures(manifest) == {
+        "figures": {"Recall@1": 81.10, "Recall@5": 94.02, "Recall@10": 96.82},
+        "source": "quoted from arXiv 2503.10166",
+    }
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"gallery": 999},
+        {"protocol": "official"},
+        {"encoder": "data/tiny/models/encoder"},
+        {"encoder": "openai/clip-vit-base-patch16"},
+        {"count": 4999},
+        {"dataset": "CIRR", "split": "val", "count": 4181, "gallery": 2297},
+    ],
+)
+def test_and_nowhere_else(tmp_path: Path, other: dict[str, Any]) -> None:
+    setting = {"dataset": "Flickr30K", "split": "test", "encoder": LAION} | other
+    count, gallery = setting.pop("count", 5000), setting.pop("gallery", 1000)
+    (found,) = compare([full(tmp_path / "run", count, gallery, **setting)])
+    assert not any(x.quoted for x in found.lines)
+
+
+def test_hidden_targets_leave_the_quoted_figures(tmp_path: Path) -> None:
+    run = full(tmp_path / "a", 4148, 2315, split="test", encoder=LAION, hidden=True)
+    (found,) = compare([run])
+    third = line(found, "stage3", "Recall@1")
+    assert third.values == [None] and third.quoted["ImageScope"] == 39.37
+    assert any("hidden" in note for note in found.notes)
+
+
+def test_fashioniqs_figures_are_for_its_average(tmp_path: Path) -> None:
+    counts = {"dress": (2017, 3817), "shirt": (2038, 6346), "toptee": (1961, 5373)}
+    runs = [
+        full(tmp_path / c, n, g, dataset=f"FashionIQ-{c}", encoder=LAION)
+        for c, (n, g) in counts.items()
+    ]
+    *single, average = compare(runs)
+    assert not any(x.quoted for c in single for x in c.lines)
+    quoted = line(average, "stage3", "Recall@10").quoted
+    assert quoted == {"ImageScope": 31.36, "CIReVL": 28.55, "LDRE": 28.51}
+
+
+def test_every_quoted_row_is_complete() -> None:
+    for figures in paper.FIGURES.values():
+        for benchmark, row in figures.items():
+            assert len(row) == len(paper.METRICS[benchmark])
+
+
+def test_json_and_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "a", WORSE)
+    assert main(["compare", str(run), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["title"] == "CIRR val" and found["lines"][0]["values"][0]["value"] == 0
+    assert main(["compare", str(tmp_path)]) == 1
+    assert "no run folder" in capsys.readouterr().err
+    (run / "manifest.json").write_text("{}")
+    assert main(["compare", str(run)]) == 1
+
+
+def test_every_run_has_its_own_label(tmp_path: Path) -> None:
+    paths = [make_run(tmp_path / str(i), WORSE[:2]) for i in range(29)]
+    (found,) = compare(paths)
+    assert list(found.runs.values()) == [[str(path)] for path in paths]
+    assert next(iter(found.runs)) == "A" and list(found.runs)[25:] == ["Z", "AA", "AB", "AC"]
+    assert len(found.gains) == 29

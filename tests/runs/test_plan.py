@@ -1,0 +1,86 @@
+"""The plan: whose earlier cost it goes by, and how it opens its engines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmark_files import small_cirr
+
+from imagescope.config import RunConfig, load_models
+from imagescope.errors import UserError
+from imagescope.runs import plan
+from imagescope.runs.folder import machine
+from imagescope.runs.plan import Forecast
+
+
+def settings(root: Path, **more: Any) -> RunConfig:
+    models = load_models("tiny").model_dump()
+    given = {"dataset": "CIRR", "data_root": root, "runs": root / "runs", "models": models}
+    return RunConfig.model_validate(given | more)
+
+
+def earlier(config: RunConfig, dataset: str, started: str | None, seconds: float) -> None:
+    """A finished run that synthesised ten queries, each in so many seconds."""
+    cost = {
+        "asked": 10,
+        "prompt_tokens": 1000,
+        "output_tokens": 200,
+        "model_seconds": 10 * seconds,
+        "load_seconds": 0,
+    }
+    manifest = {
+        "config": config.model_dump(mode="json") | {"dataset": dataset},
+        "machine": machine(),
+        "started": started,
+        "steps": {"synthesis": cost},
+    }
+    folder = config.runs / dataset / "default" / f"clip-{started}"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def remembered(config: RunConfig) -> float | None:
+    row = Forecast("synthesis", 1, 0, 0, 0)
+    plan._remember(config, [row])
+    return row.seconds
+
+
+def test_the_newest_run_of_the_same_dataset_tells_the_time(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    assert remembered(config) is None
+    earlier(config, "CIRR", None, 99)  # no start: not ours
+    assert remembered(config) is None
+    earlier(config, "VisDial", "2025-01-01T00:00:00+00:00", 1)
+    assert remembered(config) == 1
+    earlier(config, "CIRCO", "2025-03-01T12:00:00+02:00", 2)
+    assert remembered(config) == 2  # newer, though VisDial comes later by name
+    earlier(config, "Flickr30K", "2025-03-01T11:00:00+00:00", 3)
+    assert remembered(config) == 3  # an hour later, in another time zone
+    earlier(config, "CIRR", "2024-01-01T00:00:00+00:00", 4)
+    assert remembered(config) == 4
+    earlier(config, "CIRR", "2024-02-01T00:00:00+00:00", 5)
+    assert remembered(config) == 5
+
+
+def test_other_runs_fill_in_what_the_same_dataset_lacks(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    earlier(config, "VisDial", "2025-01-01T00:00:00+00:00", 1)
+    earlier(config, "CIRR", "2025-02-01T00:00:00+00:00", 2)
+    path = next(config.runs.glob("CIRR/*/*/manifest.json"))
+    path.write_text(path.read_text().replace('"asked": 10', '"asked": 0'))
+    assert remembered(config) == 1
+
+
+def test_the_plan_opens_engines_as_the_run_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(*_: Any, ray_address: str | None = None) -> None:
+        raise UserError(f"joined {ray_address}")
+
+    monkeypatch.setattr(plan, "open_engine", opened)
+    small_cirr(tmp_path)
+    with pytest.raises(UserError, match="joined auto"):
+        plan.forecast(settings(tmp_path, ray_address="auto"))
