@@ -60,6 +60,7 @@ METHODS = Registry(
     "method",
     {
         "imagescope": "imagescope.methods.imagescope:ImageScope",
+        "cirevl": "imagescope.methods.cirevl:CIReVL",
         "text-only": "imagescope.methods.baselines:TextOnly",
         "image-only": "imagescope.methods.baselines:ImageOnly",
         "image+text": "imagescope.methods.baselines:ImageText",
