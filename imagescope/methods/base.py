@@ -98,7 +98,8 @@ class Context(Protocol):
 
 
 class Method(Protocol):
-    """See the module. Class attributes describe it; an instance has its options.
+    """See the module. Class attributes describe it; an instance has its options. A method derives
+    from this class for the defaults.
 
     roles: in the order that loads each model once.  prompts: kind -> what its file must hold.
     typical: step -> an answer as models give it, which `plan` goes on with.  flags: options of
@@ -107,18 +108,19 @@ class Method(Protocol):
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    paper: ClassVar[str]
-    label: ClassVar[Label]
-    Options: ClassVar[type[Options]]
+    paper: ClassVar[str] = ""
+    label: ClassVar[Label] = "control"
+    Options: ClassVar[type[Options]] = Options
     stages: ClassVar[tuple[Stage, ...]]
-    roles: ClassVar[tuple[str, ...]]
-    prompts: ClassVar[Mapping[str, PromptKind]]
-    typical: ClassVar[Mapping[str, str]]
-    flags: ClassVar[frozenset[str]]
-    needs_reference: ClassVar[bool]
+    roles: ClassVar[tuple[str, ...]] = ()
+    prompts: ClassVar[Mapping[str, PromptKind]] = {}
+    typical: ClassVar[Mapping[str, str]] = {}
+    flags: ClassVar[frozenset[str]] = frozenset()
+    needs_reference: ClassVar[bool] = False
     options: Any
 
-    def __init__(self, options: Any) -> None: ...
+    def __init__(self, options: Any) -> None:
+        self.options = options
 
     def run(self, queries: Sequence[Query], context: Context) -> Iterator[Outcome]:
         """An outcome a stage, in order, each for all queries."""

@@ -5,38 +5,23 @@ What they reach says how much of a benchmark needs no composition. No language m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from pydantic import Field
 
-from imagescope.methods.base import Context, Label, Options, Outcome, Stage
-from imagescope.methods.prompts import PromptKind
+from imagescope.methods.base import Context, Method, Options, Outcome, Stage
 from imagescope.records import Item, Query, Synthesis
 from imagescope.search.score import Dot
 
 
-class TextOnly:
+class TextOnly(Method):
     """Ranks by the instruction's vector."""
 
-    name: ClassVar[str] = "text-only"
-    summary: ClassVar[str] = "the instruction's vector alone"
-    paper: ClassVar[str] = ""
-    label: ClassVar[Label] = "control"
-    Options: ClassVar[type[Options]] = Options
-    stages: ClassVar[tuple[Stage, ...]] = (
-        Stage("stage1", "Retrieval", "retrieve", ("retrieval",)),
-    )
-    roles: ClassVar[tuple[str, ...]] = ()
-    prompts: ClassVar[Mapping[str, PromptKind]] = {}
-    typical: ClassVar[Mapping[str, str]] = {}
-    flags: ClassVar[frozenset[str]] = frozenset()
-    needs_reference: ClassVar[bool] = False
+    name = "text-only"
+    summary = "the instruction's vector alone"
+    stages = (Stage("stage1", "Retrieval", "retrieve", ("retrieval",)),)
     image_weight = 0.0
-
-    def __init__(self, options: Any):
-        self.options = options
 
     def run(self, queries: Sequence[Query], context: Context) -> Iterator[Outcome]:
         weight, files = self.image_weight, context.gallery.files

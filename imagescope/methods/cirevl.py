@@ -7,13 +7,12 @@ we keep it whole unless `cut_at_colon` asks for the release's way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
 
 from pydantic import Field
 
 from imagescope.engines.base import Request, Response
-from imagescope.methods.base import Context, Label, Options, Outcome, Stage
+from imagescope.methods.base import Context, Method, Options, Outcome, Stage
 from imagescope.methods.parsing import labelled
 from imagescope.methods.prompts import CAPTION, PromptKind, fill
 from imagescope.records import Item, Query, Synthesis
@@ -27,28 +26,22 @@ class CIReVLOptions(Options):
     cut_at_colon: bool = Field(False, description="end an edit at its second colon (release)")
 
 
-class CIReVL:
+class CIReVL(Method):
     """See the module."""
 
-    name: ClassVar[str] = "cirevl"
-    summary: ClassVar[str] = "caption the reference, edit the caption, retrieve by it"
-    paper: ClassVar[str] = "arXiv 2310.09291"
-    label: ClassVar[Label] = "faithful"
-    Options: ClassVar[type[Options]] = CIReVLOptions
-    stages: ClassVar[tuple[Stage, ...]] = (
-        Stage("stage1", "Caption edit and retrieval", "retrieve", ("edit", "retrieval")),
-    )
-    roles: ClassVar[tuple[str, ...]] = ("captioner", "reasoner")
-    prompts: ClassVar[Mapping[str, PromptKind]] = {
+    name = "cirevl"
+    summary = "caption the reference, edit the caption, retrieve by it"
+    paper = "arXiv 2310.09291"
+    label = "faithful"
+    Options = CIReVLOptions
+    stages = (Stage("stage1", "Caption edit and retrieval", "retrieve", ("edit", "retrieval")),)
+    roles = ("captioner", "reasoner")
+    prompts = {
         "caption": CAPTION,
         "edit": PromptKind(frozenset({"INSTRUCTION", "REF_IMAGE_DESC"})),
     }
-    typical: ClassVar[Mapping[str, str]] = {"edit": "Edited description: A black dog."}
-    flags: ClassVar[frozenset[str]] = frozenset()
-    needs_reference: ClassVar[bool] = True
-
-    def __init__(self, options: CIReVLOptions):
-        self.options = options
+    typical = {"edit": "Edited description: A black dog."}
+    needs_reference = True
 
     def run(self, queries: Sequence[Query], context: Context) -> Iterator[Outcome]:
         captions = context.captions([q.reference for q in queries if q.reference])

@@ -8,14 +8,14 @@ reference, pair by pair, and moves the first accepted one to the front (section 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from pydantic import Field
 
-from imagescope.methods.base import Context, Label, Options, Outcome, Stage
+from imagescope.methods.base import Context, Method, Options, Outcome, Stage
 from imagescope.methods.evaluation import evaluate
-from imagescope.methods.prompts import KINDS, PromptKind
+from imagescope.methods.prompts import KINDS
 from imagescope.methods.synthesis import ask_questions, synthesise
 from imagescope.methods.verification import verify
 from imagescope.records import Query
@@ -41,27 +41,23 @@ class ImageScopeOptions(Options):
     )
 
 
-class ImageScope:
+class ImageScope(Method):
     """See the module."""
 
-    name: ClassVar[str] = "imagescope"
-    summary: ClassVar[str] = "reason, retrieve, verify with questions, compare pair by pair"
-    paper: ClassVar[str] = "arXiv 2503.10166"
-    label: ClassVar[Label] = "faithful"
-    Options: ClassVar[type[Options]] = ImageScopeOptions
-    stages: ClassVar[tuple[Stage, ...]] = (
+    name = "imagescope"
+    summary = "reason, retrieve, verify with questions, compare pair by pair"
+    paper = "arXiv 2503.10166"
+    label = "faithful"
+    Options = ImageScopeOptions
+    stages = (
         Stage("stage1", "Semantic synthesis", "retrieve", ("synthesis", "retrieval")),
         Stage("stage2", "Predicate verification", "rerank", ("questions", "verification")),
         Stage("stage3", "Pairwise evaluation", "eval", ("evaluation",)),
     )
-    roles: ClassVar[tuple[str, ...]] = ("captioner", "reasoner", "verifier", "evaluator")
-    prompts: ClassVar[Mapping[str, PromptKind]] = KINDS
-    typical: ClassVar[Mapping[str, str]] = TYPICAL
-    flags: ClassVar[frozenset[str]] = frozenset({"tau", "top_k", "alpha", "stages"})
-    needs_reference: ClassVar[bool] = False
-
-    def __init__(self, options: ImageScopeOptions):
-        self.options = options
+    roles = ("captioner", "reasoner", "verifier", "evaluator")
+    prompts = KINDS
+    typical = TYPICAL
+    flags = frozenset({"tau", "top_k", "alpha", "stages"})
 
     def run(self, queries: Sequence[Query], context: Context) -> Iterator[Outcome]:
         options, prompts, reading = self.options, context.prompts, context.reading

@@ -24,11 +24,13 @@ class PromptKind:
     """A prompt that a method needs.
 
     placeholders: the [[NAME]]s that its text must hold, and no others.  release_name: its file's
-    name in the authors' release, where there is one.
+    name in the authors' release, where there is one.  text: what is used where no set has a file
+    for it, as with a method of another package.
     """
 
     placeholders: frozenset[str] = frozenset()
     release_name: str = ""
+    text: str = ""
 
 
 CAPTION = PromptKind(release_name="caption.txt")
@@ -73,7 +75,8 @@ def load_prompts(
 ) -> Prompts:
     """The set `name` (packaged, or a folder) as a method uses it on `dataset`.
 
-    Raises UserError for a missing file, or a placeholder that is missing or unknown.
+    A file that the set lacks is the method's own, else PromptKind.text. Raises UserError where
+    there is none, and for a placeholder that is missing or unknown.
     """
     folder = config_path(name, "prompts")
     if not folder.is_dir():
@@ -97,6 +100,8 @@ def _read(name: str, kind: PromptKind, chosen: Path, folders: Sequence[Path]) ->
         if path.is_file():
             break
     else:
+        if kind.text:
+            return kind.text
         also = f" (the release's name, {release_name}, would do)" if release_name else ""
         raise UserError(f"prompt set {chosen}: no {name}.txt{also}")
     names = {known.release_name for known in KINDS.values()} - {f"{kind}.txt" for kind in KINDS}

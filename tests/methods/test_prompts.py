@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from imagescope.errors import UserError
-from imagescope.methods.prompts import atomic_instructions, fill, load_prompts
+from imagescope.methods.prompts import PromptKind, atomic_instructions, fill, load_prompts
 from imagescope.records import Edit
 
 TEXTS = {
@@ -86,6 +86,13 @@ def test_placeholders_are_checked_at_load(
     with pytest.raises(UserError, match=message) as error:
         load_prompts(tmp_path, "CIRR")
     assert f"{kind}.txt" in str(error.value)
+
+
+def test_a_methods_own_text_stands_in_for_a_file_that_no_set_has(tmp_path: Path) -> None:
+    kinds = {"describe": PromptKind(frozenset({"INSTRUCTION"}), text="Say [[INSTRUCTION]].")}
+    assert load_prompts("general", "CIRR", kinds, "mine")["describe"] == "Say [[INSTRUCTION]]."
+    own = write(tmp_path, describe="Write [[INSTRUCTION]].")
+    assert load_prompts(own, "CIRR", kinds, "mine")["describe"] == "Write [[INSTRUCTION]]."
 
 
 def test_unknown_set_lists_what_there_is() -> None:
