@@ -10,11 +10,12 @@ setup: ## .venv with the pinned packages, the tools and this package
 test: ## all tests but the slow ones; ARGS goes to pytest
 	bash script/test.sh $(ARGS)
 
-lint: ## style, spelling and types
+lint: ## style, spelling, types and the rooms' imports
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/codespell
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 bench: ## the programs behind docs/performance.md: half an hour of a machine that does nothing else
 	mkdir -p $(RESULTS)

@@ -186,7 +186,8 @@ def test_hooks_need_no_network_and_only_pinned_tools() -> None:
     for repository in config["repos"]:
         assert repository["repo"] == "local"
         for hook in repository["hooks"]:
-            assert hook["language"] == "system" and hook["entry"].split()[0] in tools, hook["id"]
+            tool = hook["entry"].split()[0].replace("lint-imports", "import-linter")
+            assert hook["language"] == "system" and tool in tools, hook["id"]
     told = call("-m", "pre_commit", "validate-config", ".pre-commit-config.yaml")
     assert told.returncode == 0, told.stdout
 
@@ -219,4 +220,13 @@ def test_pins_agree_and_cover_what_the_package_needs() -> None:
 )
 def test_linters(words: str) -> None:
     told = call("-m", *words.split())
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+def test_imports_go_down() -> None:
+    """The rooms' order of pyproject.toml, as docs/architecture.md draws it."""
+    lint = (
+        "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
+    )
+    told = call("-c", lint)
     assert told.returncode == 0, told.stdout + told.stderr

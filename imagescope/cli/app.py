@@ -177,7 +177,14 @@ def run(config: RunConfig) -> None:
     from imagescope.report.summary import print_summary
     from imagescope.runs.pipeline import run as run_pipeline
 
-    print_summary(run_pipeline(config), console)
+    result, log = run_pipeline(config), logging.getLogger("imagescope")
+    try:
+        from imagescope.report import write_report
+
+        log.info("report: %s", write_report(result.folder, result.images))
+    except Exception as error:  # the results are written; a page must not take them along
+        log.warning("no report: %s (later: imagescope report %s)", error, result.folder)
+    print_summary(result, console)
 
 
 def plan(config: RunConfig) -> None:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from imagescope.arrays import Array
 from imagescope.config import EncoderConfig
 from imagescope.errors import UserError
-from imagescope.gallery.vectors import Array
 from imagescope.models.checkpoints import fetch, fingerprint
 from imagescope.models.decoding import UnreadableImage, opened
 from imagescope.models.device import threads_for, visible_gpus

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from imagescope.arrays import Array
 from imagescope.config import EncoderConfig
 from imagescope.encoders.base import Encoder
 from imagescope.engines.cluster import connect, places
 from imagescope.engines.distributed import Lost, Pool
 from imagescope.errors import UserError
-from imagescope.gallery.vectors import Array
 from imagescope.models.checkpoints import locate
 from imagescope.models.images import ABSENT
 

@@ -25,18 +25,14 @@ from typing import Any
 
 import numpy as np
 
+from imagescope.arrays import Array
 from imagescope.encoders.base import CachedTexts, Encoder
 from imagescope.engines.base import Picture, Request
 from imagescope.engines.role import Role
 from imagescope.errors import UserError
 from imagescope.files import parse_json, replacing, write_json
 from imagescope.gallery.vector_store import VectorStore
-from imagescope.gallery.vectors import (
-    FORMAT,
-    Array,
-    GalleryVectors,
-    read_manifest,
-)
+from imagescope.gallery.vectors import FORMAT, GalleryVectors, read_manifest
 from imagescope.models.images import UnreadableImage, load_picture
 from imagescope.records import Gallery
 from imagescope.store.cache import Cache

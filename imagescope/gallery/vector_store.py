@@ -12,19 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from imagescope.arrays import Array, forget, is_unit, no_units
 from imagescope.errors import UserError
 from imagescope.files import replacing, write_json
 from imagescope.gallery.vectors import (
     BLOCK,
     FORMAT,
-    Array,
     Place,
     file_sha256,
     finished,
-    forget,
-    is_unit,
     keep_width,
-    no_units,
     open_vectors,
     part_keys,
     read_manifest,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import mmap
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,13 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from imagescope.arrays import Array, forget
 from imagescope.errors import UserError
 from imagescope.files import parse_json
 from imagescope.store.hashing import digest
 
 log = logging.getLogger("imagescope")
-Array = np.ndarray[Any, np.dtype[Any]]
-LARGE = 1 << 30  # bytes; a larger array's pages are given back as soon as they were read
 BLOCK = 8192  # rows copied at a time
 FORMAT = 1  # of manifest.json
 # what this version reads of it; each may be absent, others are passed over and kept
@@ -56,30 +54,6 @@ class GalleryVectors:
     def index(self) -> Mapping[str, int]:
         """name -> row."""
         return {name: row for row, name in enumerate(self.names)}
-
-
-def is_unit(vector: Array) -> bool:
-    """Whether a vector is finite and of length 1, to 1e-3."""
-    with np.errstate(all="ignore"):
-        return bool(abs(float(np.dot(vector, vector)) - 1) < 2e-3)
-
-
-def no_units(model: str, count: int, first: str) -> UserError:
-    """What is wrong with a model whose vectors cannot be compared."""
-    return UserError(
-        f"{model}: {count} vectors are not finite or not of unit length; the first is that of "
-        f"{first!r}. Is the checkpoint whole? dtype: float32 mends numbers that overflow."
-    )
-
-
-def forget(array: Array) -> None:
-    """Gives a large memory-mapped array's pages back to the system (they stay on disk).
-
-    A pass over a gallery so needs memory for a block, not for the gallery.
-    """
-    mapped = getattr(array, "_mmap", None)
-    if mapped is not None and array.nbytes > LARGE and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def read_manifest(folder: Path, made_by: Mapping[str, Any]) -> dict[str, Any]:

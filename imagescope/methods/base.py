@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from imagescope.arrays import Array
 from imagescope.config import Reading, RunConfig, explain
 from imagescope.engines.role import Role
 from imagescope.errors import UserError
-from imagescope.gallery.vectors import Array
 from imagescope.methods.prompts import PromptKind, Prompts
 from imagescope.records import Finding, Gallery, Item, Query, Ranking
 from imagescope.registry import METHODS

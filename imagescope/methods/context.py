@@ -7,13 +7,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
+from imagescope.arrays import Array
 from imagescope.config import RunConfig
 from imagescope.encoders.base import CachedTexts, open_encoder
 from imagescope.engines.failures import check
 from imagescope.engines.role import Role, Step
 from imagescope.engines.roles import Models
 from imagescope.gallery.database import ImageDB
-from imagescope.gallery.vectors import Array, GalleryVectors
+from imagescope.gallery.vectors import GalleryVectors
 from imagescope.methods.prompts import Prompts
 from imagescope.records import Gallery, Item, Query, Ranking
 from imagescope.search.scan import scan

@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from imagescope.engines.base import Pair, Picture
 from imagescope.models.decoding import ABSENT, UnreadableImage, load_picture, opened
+from imagescope.records import Pair, Picture
 
 __all__ = ["ABSENT", "UnreadableImage", "canvas", "load_picture", "prepare", "prepared"]
 

@@ -27,10 +27,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imagescope import __version__
+from imagescope.arrays import Array
 from imagescope.config import PACKAGE, ROLES, EngineName, ModelSet, RunConfig, config_path
 from imagescope.errors import UserError
 from imagescope.files import replacing, write_json
-from imagescope.gallery.vectors import Array
 from imagescope.models.device import visible_gpus
 
 log = logging.getLogger("imagescope")

@@ -1,4 +1,4 @@
-"""A run: a benchmark's queries through a method, to rankings, metrics, submissions and a report."""
+"""A run: a benchmark's queries through a method, to rankings, metrics and submissions."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from imagescope.methods.base import Method, check_queries, open_method
 from imagescope.methods.context import RunContext
 from imagescope.methods.prompts import Prompts, load_prompts
 from imagescope.records import Ranking, Trace
-from imagescope.report.summary import HIDDEN, Result, details, log_summary
 from imagescope.runs.folder import RunFolder
 from imagescope.runs.preflight import Preflight
+from imagescope.runs.result import HIDDEN, Result, details, log_summary
 from imagescope.store.bundle import write_used
 from imagescope.store.cache import Cache, cache_path
 
@@ -101,7 +101,6 @@ def run(config: RunConfig) -> Result:
         close(f"failed: {error}")
         raise
     close("finished with warnings" if warnings(steps) else "finished")
-    _report(folder.path, benchmark.gallery.files)
     return result
 
 
@@ -153,7 +152,7 @@ def _run(
         fallbacks=fallbacks,
         files=[path.name for path in files],
     )
-    return Result(folder.path, metrics, traces, steps, seconds, files)
+    return Result(folder.path, metrics, traces, steps, seconds, files, gallery.files)
 
 
 def _score(
@@ -181,12 +180,3 @@ def _write(
             name = f"{folder.stamp}_{config.dataset}_{config.split}_{stage.id}_{stage.action}.json"
             files.append(folder.write(name, text))
     return files
-
-
-def _report(folder: Path, files: Mapping[str, Path]) -> None:
-    try:
-        from imagescope.report import write_report
-
-        log.info("report: %s", write_report(folder, files))
-    except Exception as error:  # the results are written; a page must not take them along
-        log.warning("no report: %s (later: imagescope report %s)", error, folder)

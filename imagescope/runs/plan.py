@@ -22,6 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from imagescope.arrays import Array
 from imagescope.config import EncoderConfig, ModelConfig, RunConfig
 from imagescope.encoders.base import CachedTexts, Encoder
 from imagescope.engines import open_engine
@@ -31,7 +32,6 @@ from imagescope.engines.role import Role
 from imagescope.engines.roles import checkpoint
 from imagescope.errors import UserError
 from imagescope.gallery.database import LONGEST, ImageDB
-from imagescope.gallery.vectors import Array
 from imagescope.methods.evaluation import evaluate
 from imagescope.methods.prompts import VERIFICATION, load_prompts
 from imagescope.methods.synthesis import ask_questions, synthesise

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imagescope.gallery.vectors import Array, forget
+from imagescope.arrays import Array, forget
 from imagescope.search.score import Score, as_columns, device_or_default, padded_rows, view_rows
 
 if TYPE_CHECKING:

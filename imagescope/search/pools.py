@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from imagescope.gallery.vectors import Array
+from imagescope.arrays import Array
 from imagescope.records import Query
 
 if TYPE_CHECKING:

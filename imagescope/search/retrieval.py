@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from imagescope.gallery.vectors import Array, GalleryVectors
+from imagescope.arrays import Array
+from imagescope.gallery.vectors import GalleryVectors
 from imagescope.records import Query, Ranking
 from imagescope.search.scan import scan
 from imagescope.search.score import Dot

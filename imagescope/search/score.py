@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imagescope.gallery.vectors import Array, forget
+from imagescope.arrays import Array, forget
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from imagescope.arrays import is_unit, no_units
 from imagescope.config import RunConfig
-from imagescope.engines.base import Response
 from imagescope.errors import UserError
 from imagescope.files import parse_json
-from imagescope.gallery.vectors import is_unit, no_units
+from imagescope.records import Response
 from imagescope.store.cache_file import VERSION, bounded, open_file, reported, sound, with_checksum
 from imagescope.store.entries import Entry, Used, checked, read_response
 from imagescope.store.hashing import AMONG, bundled, canonical, digest, hashed

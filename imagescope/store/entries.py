@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from imagescope.engines.base import Response
-from imagescope.records import plain
+from imagescope.records import Response, plain
 from imagescope.store.hashing import canonical, storable
 
 
