@@ -1,7 +1,8 @@
-"""Names of methods, engines, encoders and benchmarks: what each stands for is imported when used.
+"""Names of methods, engines, encoders, benchmarks and commands: what each stands for is imported
+when used.
 
 Another package adds its own by entry points, in the groups imagescope.methods, imagescope.engines,
-imagescope.encoders and imagescope.benchmarks:
+imagescope.encoders, imagescope.benchmarks and imagescope.commands (typer applications):
 
     [project.entry-points."imagescope.methods"]
     mine = "my_package.mine:Mine"
@@ -66,3 +67,5 @@ METHODS = Registry(
         "image+text": "imagescope.methods.baselines:ImageText",
     },
 )
+
+COMMANDS = Registry("command", {})  # beside those of cli/

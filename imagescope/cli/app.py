@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from imagescope import __version__, progress
 from imagescope.cli import own as cli_own
@@ -20,9 +22,23 @@ from imagescope.cli.cache import cache_app
 from imagescope.cli.data import compare, data_app, score, submission_app
 from imagescope.config import RunConfig, load_run
 from imagescope.errors import UserError
+from imagescope.registry import COMMANDS
 from imagescope.terminal import Formatter, Terminal, tolerate_narrow_code_pages
 
+
+class Commands(TyperGroup):
+    """Our commands, then those of other packages, which are imported when called or listed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *COMMANDS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        ours = super().get_command(ctx, cmd_name)
+        return ours or (get_command(COMMANDS.load(cmd_name)) if cmd_name in COMMANDS else None)
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Find images from language: a caption, a picture plus a change, or a dialogue.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from imagescope import __version__
 from imagescope.cli.app import main
+from imagescope.registry import Registry
 
 Said = pytest.CaptureFixture[str]
 
@@ -105,3 +108,24 @@ def test_tiny_data_that_cannot_be_written(tmp_path: Path, capsys: Said) -> None:
     (tmp_path / "file").write_text("")
     assert main(["tiny", "make", str(tmp_path / "file" / "x")]) == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_another_package_brings_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    info = tmp_path / "greeting-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: greeting\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[imagescope.commands]\ngreet = greeting:app\n")
+    program = "import typer\napp = typer.Typer()\n@app.command()\ndef say(who: str) -> None:\n"
+    (tmp_path / "greeting.py").write_text(f'{program}    "Greet."\n    print("hello", who)\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("imagescope.cli.app.COMMANDS", Registry("command", {}))
+    assert main(["greet", "world"]) == 0
+    assert capsys.readouterr().out == "hello world\n"
+    assert main(["-h"]) == 0
+    assert re.search(r"greet +Greet\.", capsys.readouterr().out)
+    (tmp_path / "greeting.py").unlink()
+    sys.modules.pop("greeting")
+    assert main(["greet", "world"]) == 1
+    assert "command greet (greeting:app): No module" in capsys.readouterr().err
