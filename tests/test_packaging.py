@@ -23,7 +23,7 @@ from imagescope.methods.prompts import KINDS, load_prompts
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 AUTHORS = "The ImageScope reproduction authors"
-CONFIGS = sorted(p.name for p in (ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted({p.name for p in (ROOT / "configs").glob("*.yaml")} - {"published.yaml"})
 PROMPTS = sorted(p.name for p in (ROOT / "configs" / "prompts").iterdir())
 
 

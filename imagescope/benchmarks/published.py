@@ -1,138 +1,173 @@
-"""Figures quoted from the paper (arXiv 2503.10166), in percent, and when to show them."""
+"""Figures that papers published (configs/published.yaml), and which of them stand beside a run.
+
+A row fits runs of its benchmark and split over as many queries and images as published, with its
+encoder and weights. On CIRR the reference has to be treated alike, but for the subset, which never
+ranks it; CIRCO's shared concept has to be used alike. Of a row that leaves one of these unsaid
+nobody knows whether it fits: it is shown, and marked, only where all rows are asked for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from imagescope import benchmarks
+from imagescope.config import config_path, explain, read_yaml
+from imagescope.errors import UserError
 
-# checkpoint -> what the paper calls it; starred rows use OpenAI's weights
-ENCODERS = {
-    "clip-vit-l-14-laion2b-s32b-b82k": "ViT-L/14",
-    "clip-vit-b-32-laion2b-s34b-b79k": "ViT-B/32",
-    "clip-vit-large-patch14": "ViT-L/14*",
-    "clip-vit-base-patch32": "ViT-B/32*",
-}
-METRICS = {
-    "CIRCO": ("mAP@5", "mAP@10", "mAP@25", "mAP@50"),
-    "CIRR": ("Recall@1", "Recall@5", "Recall@10", "Recall@50"),
-    "CIRR subset": ("Recall_subset@1", "Recall_subset@2", "Recall_subset@3"),
-    "FashionIQ": ("Recall@10", "Recall@50"),  # the average of the categories
-    "Flickr30K": ("Recall@1", "Recall@5", "Recall@10"),
-    "MSCOCO": ("Recall@1", "Recall@5", "Recall@10"),
-}
-SPLITS = {
-    "CIRCO": "test",
-    "CIRR": "test",
-    "FashionIQ": "val",
-    "Flickr30K": "test",
-    "MSCOCO": "test",
-}
-# (method, encoder) -> benchmark -> figures in the order of METRICS
-FIGURES: dict[tuple[str, str], dict[str, tuple[float, ...]]] = {
-    ("ImageScope", "ViT-L/14"): {
-        "CIRCO": (28.36, 29.23, 30.81, 31.88),
-        "CIRR": (39.37, 67.54, 78.05, 92.94),
-        "CIRR subset": (76.36, 89.40, 95.21),
-        "FashionIQ": (31.36, 50.78),
-        "Flickr30K": (81.10, 94.02, 96.82),
-        "MSCOCO": (53.73, 75.96, 83.50),
-    },
-    ("ImageScope", "ViT-L/14*"): {
-        "CIRCO": (25.39, 25.82, 27.07, 27.98),
-        "CIRR": (34.99, 61.35, 71.49, 88.84),
-        "CIRR subset": (74.94, 88.24, 94.00),
-        "FashionIQ": (25.54, 41.22),
-    },
-    ("ImageScope", "ViT-B/32"): {
-        "CIRCO": (25.26, 25.82, 27.15, 28.11),
-        "CIRR": (38.43, 66.27, 76.96, 91.83),
-        "CIRR subset": (75.93, 89.21, 94.63),
-        "FashionIQ": (31.42, 50.80),
-        "Flickr30K": (78.84, 92.66, 95.64),
-        "MSCOCO": (51.23, 73.32, 80.79),
-    },
-    ("ImageScope", "ViT-B/32*"): {
-        "CIRCO": (22.36, 22.19, 23.03, 23.83),
-        "CIRR": (34.36, 60.58, 71.40, 88.41),
-        "CIRR subset": (74.63, 87.93, 93.83),
-        "FashionIQ": (22.42, 38.03),
-    },
-    ("CIReVL", "ViT-L/14"): {
-        "CIRCO": (18.57, 19.01, 20.89, 21.80),
-        "CIRR": (24.55, 52.31, 64.92, 86.34),
-        "CIRR subset": (59.54, 79.88, 89.69),
-        "FashionIQ": (28.55, 48.57),
-    },
-    ("LDRE", "ViT-L/14"): {
-        "CIRCO": (23.35, 24.03, 26.44, 27.50),
-        "CIRR": (26.53, 55.57, 67.54, 88.50),
-        "CIRR subset": (60.43, 80.31, 89.90),
-        "FashionIQ": (28.51, 50.54),
-    },
-    ("CLIP alone", "ViT-L/14"): {
-        "Flickr30K": (75.72, 92.96, 96.00),
-        "MSCOCO": (46.46, 71.10, 79.78),
-    },
-    ("CLIP alone", "ViT-B/32"): {
-        "Flickr30K": (66.56, 88.16, 93.02),
-        "MSCOCO": (39.45, 65.51, 75.65),
-    },
-}
+Encoder = tuple[str | None, str | None]  # its name and weights
 
 
-def is_papers(manifest: Mapping[str, Any]) -> bool:
-    """Whether a run's gallery, queries, split, protocol and encoder are the paper's."""
-    config, benchmark = manifest.get("config") or {}, manifest.get("benchmark") or {}
-    name = str(config.get("dataset"))
-    if name not in benchmarks.NAMES or SPLITS.get(family(name)) != config.get("split"):
-        return False
-    counts = benchmarks.spec(name).splits[config["split"]]
-    return (
-        (benchmark.get("queries"), benchmark.get("gallery")) == counts
-        and config.get("protocol") == "paper"
-        and not config.get("exclude_reference")
-        and not config.get("shared_concept")
-        and encoder(manifest) is not None
-    )
+class Row(BaseModel):
+    """A line of a paper's table: what it was measured with, and benchmark -> figures."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, tuple[float | None, ...]]
+
+    method: str
+    encoder: str | None
+    weights: Literal["openai", "laion2b"] | None = None
+    cirr_reference: Literal["kept", "removed"] | None = None
+    circo_concept: bool = False
+    source: str
+
+    @property
+    def figures(self) -> dict[str, tuple[float | None, ...]]:
+        return self.__pydantic_extra__
 
 
-def family(name: str) -> str:
-    """FashionIQ's categories are one benchmark to the paper."""
-    return name.partition("-")[0]
+class Published(BaseModel):
+    """configs/published.yaml; its own comments say what its parts mean."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metrics: dict[str, tuple[str, ...]]
+    splits: dict[str, str]
+    checkpoints: dict[str, Encoder]
+    sources: dict[str, str]
+    rows: tuple[Row, ...]
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> Published:
+        for number, row in enumerate(self.rows, 1):
+            place = f"row {number} ({row.method}, {row.encoder})"
+            if row.source not in self.sources:
+                raise ValueError(f"{place}: {row.source} is none of the sources")
+            for name, figures in row.figures.items():
+                if len(figures) != len(self.metrics.get(name, ())):
+                    raise ValueError(f"{place}: {name} has {self.metrics.get(name, 'no metrics')}")
+        return self
 
 
-def encoder(manifest: Mapping[str, Any]) -> str | None:
-    """The paper's name of a run's encoder, None for one that the paper does not use."""
-    models = (manifest.get("config") or {}).get("models") or {}
-    model = str((models.get("encoder") or {}).get("model", ""))
-    return ENCODERS.get(Path(model).name.lower())
+@cache
+def read(path: Path | None = None) -> Published:
+    """The published figures. Raises UserError for a file that is not as its comments say."""
+    path = path or config_path("published.yaml")
+    try:
+        return Published.model_validate(read_yaml(path))
+    except ValidationError as error:
+        raise explain(error, str(path)) from None
 
 
-def quoted(manifests: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Method -> metric -> figure, for runs that are all in the paper's place and use one encoder.
+@dataclass(frozen=True, slots=True)
+class Quoted:
+    """A row that fits runs. figures: metric -> percent.  unsaid: what nobody knows of it."""
 
-    FashionIQ's figures are the average of its categories: for manifests of all three.
+    method: str
+    encoder: str
+    figures: dict[str, float]
+    source: str
+    unsaid: tuple[str, ...] = ()
+
+
+def quoted(manifests: Sequence[Mapping[str, Any]], everything: bool = False) -> list[Quoted]:
+    """The rows that fit all of these runs; the rows of the runs' own methods come first.
+
+    everything: those of other and of unknown encoders, too.
     """
-    encoders = {encoder(manifest) for manifest in manifests}
-    names = {manifest["config"]["dataset"] for manifest in manifests if is_papers(manifest)}
-    families = {family(name) for name in names}
-    if len(encoders) != 1 or len(families) != 1 or not all(map(is_papers, manifests)):
-        return {}
-    (name,), (used,) = families, encoders
-    if name == "FashionIQ" and len(names) < 3:
-        return {}
-    benchmark = name + " subset" * bool(manifests[0]["config"].get("subset"))
-    return {
-        method: dict(zip(METRICS[benchmark], figures[benchmark], strict=True))
-        for (method, theirs), figures in FIGURES.items()
-        if theirs == used and benchmark in figures
+    published = read()
+    places = {_place(manifest) for manifest in manifests}
+    benchmark = _benchmark([manifest["config"]["dataset"] for manifest in manifests])
+    if len(places) != 1 or None in places or benchmark is None:
+        return []
+    ((split, subset, reference, concept),) = (place for place in places if place)
+    name = f"{benchmark} subset" if subset else benchmark
+    if published.splits.get(name) != split:
+        return []
+    encoders = {_encoder(manifest, published) for manifest in manifests}
+    methods = {str(m["config"].get("method", "imagescope")).lower() for m in manifests}
+    rows = []
+    for row in published.rows:
+        if name not in row.figures or concept not in (row.circo_concept, None):
+            continue
+        if reference and row.cirr_reference not in (reference, None):
+            continue
+        unsaid = _unsaid(row, encoders, bool(reference))
+        if not everything and (unsaid or (row.encoder, row.weights) not in encoders):
+            continue
+        figures = zip(published.metrics[name], row.figures[name], strict=True)
+        rows.append(
+            Quoted(
+                row.method,
+                f"{row.encoder or ''} {row.weights or ''}".strip(),
+                {metric: figure for metric, figure in figures if figure is not None},
+                published.sources[row.source],
+                unsaid,
+            )
+        )
+    return sorted(rows, key=lambda row: row.method.lower() not in methods)
+
+
+def _place(manifest: Mapping[str, Any]) -> tuple[str, bool, str | None, bool | None] | None:
+    """A run's split, subset, what becomes of CIRR's reference, and use of CIRCO's shared concept
+    (each None elsewhere); None where its queries or gallery are not as many as published."""
+    config, counts = manifest["config"], manifest.get("benchmark") or {}
+    spec, split = benchmarks.spec(config["dataset"]), str(config.get("split"))
+    if (counts.get("queries"), counts.get("gallery")) != spec.splits.get(split):
+        return None
+    subset, reference = bool(config.get("subset")), None
+    if spec.name == "CIRR" and not subset:
+        reference = "removed" if config.get("exclude_reference") else "kept"
+    concept = bool(config.get("shared_concept")) if spec.name == "CIRCO" else None
+    return split, subset, reference, concept
+
+
+def _benchmark(names: Sequence[str]) -> str | None:
+    """The benchmark that runs of these are of: FashionIQ for all three of its categories."""
+    if len(set(names)) == 1:
+        return names[0]
+    return "FashionIQ" if len({n for n in names if n.startswith("FashionIQ")}) == 3 else None
+
+
+def _encoder(manifest: Mapping[str, Any], published: Published) -> Encoder:
+    models = manifest["config"].get("models") or {}
+    model = str((models.get("encoder") or {}).get("model", ""))
+    return published.checkpoints.get(Path(model).name.lower(), (model, None))
+
+
+def _unsaid(row: Row, encoders: set[Encoder], reference: bool) -> tuple[str, ...]:
+    towers = {name for name, weights in encoders if weights}
+    unsaid = {
+        "encoder not known": row.encoder is None,
+        "weights not known": row.encoder in towers and row.weights is None,
+        "reference kept or removed: not known": reference and row.cirr_reference is None,
     }
+    return tuple(text for text, holds in unsaid.items() if holds)
 
 
-def paper_figures(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
-    """ImageScope's own figures beside one run: {"figures": {metric: percent}, "source": text}."""
-    figures = quoted([manifest]).get("ImageScope")
-    return {"figures": figures, "source": "quoted from arXiv 2503.10166"} if figures else None
+def own_figures(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a run's own method has published in its place, for the page: {"figures": {metric:
+    percent}, "source": text}; None where there is nothing."""
+    try:
+        method = str(manifest["config"].get("method", "imagescope"))
+        rows = quoted([manifest])
+    except (LookupError, TypeError, AttributeError, UserError):  # of another version
+        return None
+    if rows and rows[0].method.lower() == method:
+        return {"figures": rows[0].figures, "source": f"quoted from {rows[0].source}"}
+    return None

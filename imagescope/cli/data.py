@@ -111,13 +111,16 @@ def score(
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; the first is the baseline.")],
+    all_quoted: Annotated[
+        bool, Opt("--all-quoted", help="Published figures of other and unknown encoders, too.")
+    ] = False,
     as_json: Annotated[bool, Opt("--json", help="As JSON.")] = False,
 ) -> None:
-    """Metrics of runs side by side, with paired significance and the paper's figures."""
+    """Metrics of runs side by side, with paired significance and published figures."""
     from imagescope.runs.compare import compare as compare_runs
     from imagescope.runs.compare import show, to_plain
 
-    tables = compare_runs(runs)
+    tables = compare_runs(runs, all_quoted=all_quoted)
     if as_json:
         print(json.dumps(to_plain(tables), indent=1))
     else:

@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from imagescope.benchmarks.published import paper_figures
+from imagescope.benchmarks.published import own_figures
 from imagescope.errors import UserError
 from imagescope.files import write_text
 from imagescope.records import STAGES
@@ -67,7 +67,7 @@ def write_report(run_dir: Path, files: Mapping[str, Path] | None = None) -> Path
     labels = [f"Stage {s[-1]}" for s in stages]
     first, last = [r[0] for r in ranks], [r[-1] for r in ranks]
     known = any(r is not None for r in first)
-    quoted = paper_figures(manifest) or {"figures": {}, "source": ""}
+    quoted = own_figures(manifest) or {"figures": {}, "source": ""}
     context = {
         "title": _title(manifest, run_dir),
         "split": facts.part(manifest, "config").get("split", ""),

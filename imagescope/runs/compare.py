@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from rich.table import Table
 
 from imagescope import benchmarks
 from imagescope.benchmarks import Options, Spec, metrics
-from imagescope.benchmarks import published as paper
 from imagescope.benchmarks.metrics import Difference, Values
+from imagescope.benchmarks.published import Quoted, quoted
 from imagescope.errors import UserError
 from imagescope.records import STAGES, Estimate, Query, Ranking
 from imagescope.runs.folder import iter_traces, to_json
@@ -85,34 +85,36 @@ class Run:
 
 @dataclass
 class Line:
-    """A metric at a stage: each run's estimate, its difference from the first, what is quoted."""
+    """A metric at a stage: each run's estimate, and its difference from the first."""
 
     stage: str
     metric: str
     values: list[Estimate | None]
     differences: list[Difference | None]
-    quoted: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Comparison:
-    """Runs of one benchmark. gains: run -> 'stage2 - stage1' -> metric -> difference."""
+    """Runs of one benchmark, and what papers say of it. gains: run -> 'stage2 - stage1' ->
+    metric -> difference."""
 
     title: str
     runs: dict[str, list[str]]
     lines: list[Line]
     gains: dict[str, dict[str, dict[str, Difference]]]
     notes: list[str]
+    quoted: list[Quoted]
 
 
-def compare(folders: Sequence[Path], seed: int = 0) -> list[Comparison]:
+def compare(folders: Sequence[Path], seed: int = 0, all_quoted: bool = False) -> list[Comparison]:
     """One comparison per benchmark, and one for FashionIQ's average where three runs differ in
-    category alone. Raises UserError for a folder that is no finished run's."""
+    category alone. all_quoted: published figures of any encoder. Raises UserError for a folder
+    that is no finished run's."""
     runs = [read_run(folder, _label(i)) for i, folder in enumerate(folders)]
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in [*runs, *fashioniq_averages(runs)]:
         groups.setdefault(run.group, []).append(run)
-    return [_compare(group, seed) for group in groups.values()]
+    return [_compare(group, seed, all_quoted) for group in groups.values()]
 
 
 def _label(i: int) -> str:
@@ -160,21 +162,18 @@ def fashioniq_averages(runs: Sequence[Run]) -> list[Run]:
     ]
 
 
-def _compare(runs: Sequence[Run], seed: int) -> Comparison:
+def _compare(runs: Sequence[Run], seed: int, all_quoted: bool) -> Comparison:
     keys = set.intersection(*(run.keys() for run in runs))
     notes = []
     if any(run.keys() != keys for run in runs):
         notes.append(f"the runs' queries differ: compared over the {len(keys)} that all have")
     if not keys:
         raise UserError(f"{runs[0].benchmark}: these runs have no query in common")
-    quoted = paper.quoted([m for run in runs for m in run.manifests])
     lines, measured = [], {}
     for stage in STAGES:
         found = [run.measure(stage, keys) for run in runs]
         measured[stage] = found
         names = dict.fromkeys(name for values in found for name in values)
-        if stage == STAGES[-1]:
-            names |= dict.fromkeys(name for figures in quoted.values() for name in figures)
         for name in names:
             values = [v.get(name) for v in found]
             lines.append(
@@ -183,9 +182,6 @@ def _compare(runs: Sequence[Run], seed: int) -> Comparison:
                     name,
                     [None if v is None else metrics.estimate(v, seed) for v in values],
                     [_paired(values[0], v, seed) for v in values[1:]],
-                    {m: f[name] for m, f in quoted.items() if name in f}
-                    if stage == STAGES[-1]
-                    else {},
                 )
             )
     if not any(line.values[0] for line in lines):
@@ -201,7 +197,8 @@ def _compare(runs: Sequence[Run], seed: int) -> Comparison:
     config = runs[0].config
     title = f"{runs[0].benchmark} {config.get('split')}" + (", subset" * bool(config.get("subset")))
     where = {run.label: [str(path) for path in run.paths] for run in runs}
-    return Comparison(title, where, lines, gains, notes)
+    published = quoted([m for run in runs for m in run.manifests], all_quoted)
+    return Comparison(title, where, lines, gains, notes, published)
 
 
 def _paired(a: Values | None, b: Values | None, seed: int) -> Difference | None:
@@ -218,18 +215,15 @@ def show(found: Comparison, console: Console) -> None:
         table.add_column(label, justify="right")
     for label in labels[1:]:
         table.add_column(f"{label} - {labels[0]}", justify="right")
-    methods = list(dict.fromkeys(method for line in found.lines for method in line.quoted))
-    for method in methods:
-        table.add_column(f"{method} (quoted)", justify="right", style="italic")
     for line in found.lines:
         table.add_row(
             line.stage,
             line.metric,
             *(_estimate(value) for value in line.values),
             *(_difference(difference) for difference in line.differences),
-            *(f"{line.quoted[m]:.2f}" if m in line.quoted else "" for m in methods),
         )
-    console.print(table)
+    if found.lines:
+        console.print(table)
     if found.gains:
         gains = Table("run", "stages", "metric", "difference", title="what the stages brought")
         for label, pairs in found.gains.items():
@@ -239,8 +233,21 @@ def show(found: Comparison, console: Console) -> None:
         console.print(gains)
     for note in found.notes:
         console.print(note)
-    if methods:
-        console.print("(quoted): from the paper, not measured here")
+    if found.quoted:
+        console.print(_quoted_table(found.quoted))
+
+
+def _quoted_table(rows: Sequence[Quoted]) -> Table:
+    metrics = list(dict.fromkeys(name for row in rows for name in row.figures))
+    table = Table("method", "encoder", title="quoted, not measured here")
+    for name in metrics:
+        table.add_column(name, justify="right", style="italic")
+    table.add_column("source")
+    for row in rows:
+        figures = (f"{row.figures[m]:.2f}" if m in row.figures else "" for m in metrics)
+        encoder = "; ".join(filter(None, (row.encoder, *row.unsaid)))
+        table.add_row(row.method, encoder, *figures, row.source)
+    return table
 
 
 def _estimate(e: Estimate | None) -> str:

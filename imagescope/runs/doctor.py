@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from imagescope.config import ROLES, config_path, load_models, read_yaml
+from imagescope.config import ROLES, load_models
 from imagescope.errors import UserError
 from imagescope.runs.preflight import Check, State, checkpoints
 from imagescope.terminal import shows
@@ -144,10 +144,9 @@ def _version(name: str) -> str:
 
 
 def _datasets(data_root: Path) -> Iterator[Check]:
-    checks = []
-    for path in sorted(config_path("configs/CIRR.yaml").parent.glob("*.yaml")):
-        config = read_yaml(path)
-        checks.append(_dataset(str(config["dataset"]), str(config["split"]), data_root))
+    from imagescope.benchmarks import SPECS
+
+    checks = [_dataset(name, list(spec.splits)[-1], data_root) for name, spec in SPECS.items()]
     if any(check.state == "ok" for check in checks):
         yield from checks
         return
