@@ -18,13 +18,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 from imagescope.config import PACKAGE, EngineName
 from imagescope.errors import UserError
 from imagescope.own import library, show
-from imagescope.own.answers import Answer
+from imagescope.own.answers import Answer, Result
 from imagescope.own.conversation import Conversation
 from imagescope.own.guard import LARGEST_UPLOAD, Guard
 from imagescope.own.references import References, picture_tag
@@ -106,10 +108,12 @@ def build(desk: Desk, top: int) -> Any:
     import gradio as gr
 
     references = References(desk.scope, Path(os.environ["GRADIO_TEMP_DIR"]))
-    title = f"{desk.scope.name} · ImageScope"
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(60, 3600)) as page:
+    name = desk.scope.name
+    with gr.Blocks(
+        title=f"{name} · ImageScope", analytics_enabled=False, delete_cache=(60, 3600)
+    ) as page:
         session = gr.State(Session())
-        gr.HTML(f"<h1>{_escape(desk.scope.name)}</h1>", elem_id="title", padding=False)
+        gr.HTML(f"<h1>{_escape(name)}</h1>", elem_id="title", padding=False)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 said = gr.Chatbot(
@@ -145,65 +149,57 @@ def build(desk: Desk, top: int) -> Any:
                 with gr.Row(elem_id="results"):
                     slots = [_slot(gr, rank) for rank in range(1, top + 1)]
         columns, cards, buttons = zip(*slots, strict=True)
-        results = [status, meant, *columns, *cards]
 
-        def fill(answer: Answer | None, words: str) -> list[Any]:
-            shown = list(answer) if answer else []
+        # Each function below returns new values by component; what it leaves out stays as it is.
+
+        def results(answer: Answer | None, words: str) -> dict[Any, Any]:
+            shown: list[Result | None] = [*(answer or ()), *[None] * top][:top]
             lines = show.understanding(answer) if answer is not None else []
             listed = "".join(f"<li>{_escape(text)}</li>" for text in lines)
             details = (
                 f"<details><summary>How this was understood</summary><ul>{listed}</ul></details>"
             )
-            return [
-                _status(words),
-                details if lines else "",
-                *(gr.Column(visible=i < len(shown)) for i in range(top)),
-                *(show.card(shown[i]) if i < len(shown) else "" for i in range(top)),
-            ]
+            values: dict[Any, Any] = {status: _status(words), meant: details if lines else ""}
+            for column, card, result in zip(columns, cards, shown, strict=True):
+                values[column] = gr.Column(visible=result is not None)
+                values[card] = show.card(result) if result else ""
+            return values
 
-        def say(text: str, now: Session) -> Iterator[list[Any]]:
+        def say(text: str, now: Session) -> Iterator[dict[Any, Any]]:
+            conversation, talk = now.conversation, {session: now, said: now.said}
+            nothing = results(None, "Nothing was searched")
             if not text.strip():
-                yield [now, now.said, "", gr.skip(), *[gr.skip()] * len(results)]
+                yield {line: ""}
                 return
             if len(text) > LONGEST:  # the browser's limit binds no other program
                 now.note("assistant", f"A line has at most {LONGEST} characters.")
-                yield [now, now.said, gr.skip(), gr.skip(), *[gr.skip()] * len(results)]
+                yield talk
                 return
             now.note("user", text.strip())
             if now.refused:
                 now.note("assistant", now.refused)
-                yield [now, now.said, "", gr.skip(), *fill(None, "Nothing was searched")]
+                yield talk | nothing | {line: ""}
                 return
             now.turn += 1
-            yield [
-                now,
-                now.said,
-                "",
-                gr.skip(),
-                _status("Looking"),
-                *[gr.skip()] * (len(results) - 1),
-            ]
-            answer, begun = None, now.conversation.begun
+            yield talk | {line: "", status: _status("Looking")}
+            answer, begun = None, conversation.begun
             try:
                 for answer in desk.answers(now, text, top):
-                    if now.conversation.begun != begun:
+                    if conversation.begun != begun:
                         return
                     done = f"{DOING[answer.stage]} · {answer.seconds:.1f} s"
-                    yield [now, now.said, gr.skip(), gr.skip(), *fill(answer, done)]
+                    yield talk | results(answer, done)
             except UserError as error:
-                if now.conversation.begun != begun:
-                    return
-                log.info("page: %s", error)
-                now.note("assistant", without_folders(str(error), desk.scope))
-                yield [now, now.said, gr.skip(), gr.skip(), *fill(None, "Nothing was searched")]
+                if conversation.begun == begun:
+                    log.info("page: %s", error)
+                    now.note("assistant", without_folders(str(error), desk.scope))
+                    yield talk | nothing
                 return
-            if answer is None or now.conversation.begun != begun:
-                return
-            now.note("assistant", f"Looking for: {answer.carried}")
-            picture = gr.skip() if now.conversation.reference else ""
-            yield [now, now.said, gr.skip(), picture, *[gr.skip()] * len(results)]
+            if answer is not None and conversation.begun == begun:
+                now.note("assistant", f"Looking for: {answer.carried}")
+                yield talk if conversation.reference else talk | {reference: ""}
 
-        def take(path: str | None, now: Session) -> list[Any]:
+        def take(path: str | None, now: Session) -> dict[Any, Any]:
             now.conversation.reference, now.refused, picture = None, "", ""
             try:
                 if path:
@@ -214,37 +210,35 @@ def build(desk: Desk, top: int) -> Any:
                     "you drop another, or press No reference."
                 )
                 now.note("assistant", now.refused)
-            return [now, now.said, picture, None]
+            return {session: now, said: now.said, reference: picture, upload: None}
 
-        def pick(rank: int) -> Callable[[Session], list[Any]]:
-            def picked(now: Session) -> list[Any]:
-                try:
-                    found = now.conversation.like(rank)
-                except UserError as error:
-                    now.note("assistant", str(error))
-                    return [now, now.said, gr.skip()]
-                now.refused = ""
-                now.note("assistant", f"{found.name} is the reference. What is to be different?")
-                return [now, now.said, picture_tag(show.data_uri(found.thumbnail))]
+        def pick(rank: int, now: Session) -> dict[Any, Any]:
+            talk = {session: now, said: now.said}
+            try:
+                result = now.conversation.like(rank)
+            except UserError as error:
+                now.note("assistant", str(error))
+                return talk
+            now.refused = ""
+            now.note("assistant", f"{result.name} is the reference. What is to be different?")
+            return talk | {reference: picture_tag(show.data_uri(result.thumbnail))}
 
-            return picked
-
-        def restart(now: Session) -> list[Any]:
+        def restart(now: Session) -> dict[Any, Any]:
             now.conversation.restart()
             now.said.clear()
             now.refused = ""
-            return [now, now.said, "", "", *fill(None, f"{len(desk.scope)} pictures")]
+            talk = {session: now, said: now.said, line: "", reference: ""}
+            return talk | results(None, f"{len(desk.scope)} pictures")
 
-        everything = [session, said, line, reference, *results]
+        everything = [session, said, line, reference, status, meant, *columns, *cards]
         quiet: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": USERS}
         line.submit(say, [line, session], everything, **quiet)
         again.click(restart, session, everything, **quiet)
         taken = [session, said, reference, upload]
-        decoding = quiet | {"concurrency_limit": DECODING}
-        upload.upload(take, [upload, session], taken, **decoding)
+        upload.upload(take, [upload, session], taken, **quiet | {"concurrency_limit": DECODING})
         without.click(lambda now: take(None, now), session, taken, **quiet)
         for rank, button in enumerate(buttons, 1):
-            button.click(pick(rank), session, [session, said, reference], **quiet)
+            button.click(partial(pick, rank), session, [session, said, reference], **quiet)
     return page
 
 
@@ -308,9 +302,9 @@ def start(desk: Desk, host: str, port: int, top: int) -> Any:
 
 def _free_port(host: str) -> int:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as found:
-        found.bind((host, 0))
-        return int(found.getsockname()[1])
+    with socket.socket(family) as listener:
+        listener.bind((host, 0))
+        return int(listener.getsockname()[1])
 
 
 @contextmanager
@@ -338,8 +332,6 @@ def serve(
 ) -> None:
     """Serves an index' page until interrupted. Raises UserError where the port is taken, gradio is
     not installed, or the index cannot be opened."""
-    from importlib.util import find_spec
-
     if not find_spec("gradio"):
         raise UserError("the page needs gradio: pip install 'imagescope[serve]'")
     desk = Desk(lambda: ImageScope.open(name, models, engine, resident))
