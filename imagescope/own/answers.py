@@ -102,16 +102,17 @@ class State:
     evaluation: Evaluation | None = None
 
     def checks(self, name: str) -> tuple[Check, ...]:
-        found = self.verification
-        if not found or name not in found.candidates:
+        verification = self.verification
+        if not verification or name not in verification.candidates:
             return ()
-        i = found.candidates.index(name)
-        rows = zip(self.synthesis.questions, found.answers[i], found.yes[i], strict=True)
-        return tuple(Check(q.text, q.expected, answer, yes) for q, answer, yes in rows)
+        row = verification.candidates.index(name)
+        answers, yes = verification.answers[row], verification.yes[row]
+        columns = zip(self.synthesis.questions, answers, yes, strict=True)
+        return tuple(Check(q.text, q.expected, answer, p) for q, answer, p in columns)
 
     def judgement(self, name: str) -> tuple[bool | None, str]:
-        for found in self.evaluation.judgements if self.evaluation else ():
-            if found.candidate == name:
-                understood = found.judged and not found.unread
-                return found.accepted if understood else None, found.text
+        for judgement in self.evaluation.judgements if self.evaluation else ():
+            if judgement.candidate == name:
+                understood = judgement.judged and not judgement.unread
+                return judgement.accepted if understood else None, judgement.text
         return None, ""

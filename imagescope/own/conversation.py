@@ -16,12 +16,12 @@ class Conversation:
     """What one user has said and found. It belongs to no index: the next answer is asked of one.
 
     answer: the last one.  reference: a picture that was taken as the reference; the next line says
-    what is to be different from it.  begun: how often it started over.
+    what is to be different from it.  restarts: how often it started over.
     """
 
     answer: Answer | None = None
     reference: Path | None = None
-    begun: int = 0
+    restarts: int = 0
 
     def say(
         self,
@@ -36,25 +36,25 @@ class Conversation:
         early where the conversation starts over meanwhile, even before it is begun."""
         reference = self.reference
         previous = self.answer.carried if self.answer is not None and not reference else None
-        found = scope.stages(text, reference, stages, top, previous, glance)
-        return self._follow(found, reference, self.begun)
+        answers = scope.stages(text, reference, stages, top, previous, glance)
+        return self._follow(answers, reference, self.restarts)
 
     def _follow(
-        self, found: Iterator[Answer], reference: Path | None, begun: int
+        self, answers: Iterator[Answer], reference: Path | None, restarts: int
     ) -> Iterator[Answer]:
-        while self.begun == begun and (answer := next(found, None)) is not None:
-            if self.begun != begun:
+        while self.restarts == restarts and (answer := next(answers, None)) is not None:
+            if self.restarts != restarts:
                 return
             self.answer = answer
             yield answer
-        if self.begun == begun and self.reference == reference:  # else another was taken meanwhile
-            self.reference = None
+        if self.restarts == restarts and self.reference == reference:
+            self.reference = None  # unless another was taken meanwhile
 
     def like(self, rank: int) -> Result:
         """Takes a result of the last answer as the reference."""
-        found = self.result(rank)
-        self.reference = found.path
-        return found
+        result = self.result(rank)
+        self.reference = result.path
+        return result
 
     def result(self, rank: int) -> Result:
         """A result of the last answer, by its rank. Raises UserError where there is none."""
@@ -68,4 +68,4 @@ class Conversation:
     def restart(self) -> None:
         """Forgets everything that was said."""
         self.answer = self.reference = None
-        self.begun += 1
+        self.restarts += 1

@@ -129,9 +129,9 @@ def _excluded(name: str, patterns: Sequence[tuple[str, str]]) -> str | None:
     """The first pattern that leaves a file or folder out, as it was given."""
     lower = name.lower()
     last = lower.rpartition("/")[2]
-    for given, pattern in patterns:
+    for original, pattern in patterns:
         if pattern and fnmatchcase(lower if "/" in pattern else last, pattern):
-            return given
+            return original
     return None
 
 

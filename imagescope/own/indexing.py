@@ -62,7 +62,7 @@ def build(
 
     name: None takes the folder's.  models, engine, prompts, exclude: None takes what the index was
     made with, for a new one the set `paper`, `auto`, the prompts that the models need, else
-    `general`, and no patterns (see datasets.folder.walk). Raises UserError for a folder without
+    `general`, and no patterns (see own.folder.walk). Raises UserError for a folder without
     pictures, for a name that belongs to another folder's index, for checkpoints that are not
     there, and where IMAGESCOPE_HOME cannot be written.
     """
@@ -84,15 +84,15 @@ def build(
             f"the index {name!r} is of {before.folder}: choose another with --name "
             f"(or, if the folder has moved, remove {place(name)})"
         )
-    wanted = _wanted(folder, before, models, engine, prompts, exclude)
-    _check(wanted)
-    entries, below = survey(name, wanted, before.pictures if before else {})
+    draft = _draft(folder, before, models, engine, prompts, exclude)
+    _check(draft)
+    entries, below = survey(name, draft, before.pictures if before else {})
     if not entries:
         reasons = [f"{n}: {why}" for n, why in list(below.skipped.items())[:3]]
         reasons += [f"{count} left out by {pattern}" for pattern, count in below.excluded.items()]
         why = "; ".join(reasons) or "none at all"
         raise UserError(f"{folder}: no readable picture below it ({why})")
-    manifest = _embed(name, wanted, entries, below.skipped)
+    manifest = _embed(name, draft, entries, below.skipped)
     changes = compare(before.pictures if before else {}, manifest.pictures)
     library.write_manifest(name, manifest, before)
     _sweep(name, manifest)
@@ -100,7 +100,7 @@ def build(
     return Update(name, manifest, changes, below.others, below.excluded, seconds)
 
 
-def _wanted(
+def _draft(
     folder: Path,
     before: Manifest | None,
     models: str | None,
@@ -135,16 +135,16 @@ def _wanted(
     )
 
 
-def _check(wanted: Manifest) -> None:
+def _check(draft: Manifest) -> None:
     """Raises UserError for checkpoints that cannot be had, before any picture is looked at."""
-    captioner, encoder = wanted.models.captioner, wanted.models.encoder
-    if (captioner.engine or wanted.engine) != "openai":
+    captioner, encoder = draft.models.captioner, draft.models.encoder
+    if (captioner.engine or draft.engine) != "openai":
         fingerprint(captioner.model, captioner.revision)
     fingerprint(encoder.model, encoder.revision)
 
 
 def _embed(
-    name: str, wanted: Manifest, entries: Mapping[str, Entry], skipped: Mapping[str, str]
+    name: str, draft: Manifest, entries: Mapping[str, Entry], skipped: Mapping[str, str]
 ) -> Manifest:
     """Captions and embeds what is new (the image database knows the rest, by content)."""
     from imagescope.encoders.base import CachedTexts, open_encoder
@@ -155,9 +155,9 @@ def _embed(
     from imagescope.methods.prompts import load_prompts
     from imagescope.store.cache import Cache, cache_path
 
-    config = library.settings(wanted)
+    config = library.settings(draft)
     prompt = load_prompts(config.prompts, "folder")["caption"]
-    gallery = Gallery(tuple(entries), {n: wanted.folder / n for n in entries})
+    gallery = Gallery(tuple(entries), {n: draft.folder / n for n in entries})
     with Cache.open(cache_path(config), record=False) as cache:
         steps: dict[str, Step] = {}
         models = Models(config, cache, steps=steps)
@@ -177,7 +177,7 @@ def _embed(
     file = library.write_vectors(name, vectors.images[vectors.ok], vectors.captions[vectors.ok])
     db.remove_others()  # the folder as it was before; what it shared has been taken over
     lost = dict.fromkeys(entries.keys() - set(ok), "could not be read")
-    return wanted.model_copy(
+    return draft.model_copy(
         update={
             "caption_prompt": hashlib.sha256(prompt.encode()).hexdigest()[:16],
             "captioner": captioner.engine.identity,
@@ -200,7 +200,7 @@ def _sweep(name: str, manifest: Manifest) -> None:
 
 
 def survey(
-    name: str, wanted: Manifest, known: Mapping[str, Entry]
+    name: str, draft: Manifest, before: Mapping[str, Entry]
 ) -> tuple[dict[str, Entry], Walk]:
     """The readable pictures of the index' folder (without captions), and what else lies there:
     unreadable ones are added to Walk.skipped.
@@ -209,12 +209,12 @@ def survey(
     the proof that it could be read, so an interrupted survey goes on where it stopped. Raises
     UserError where a thumbnail cannot be written.
     """
-    below = walk(wanted.folder, wanted.exclude, library.home())
+    below = walk(draft.folder, draft.exclude, library.home())
     with library.writing(place(name) / "thumbnails") as folder:
         folder.mkdir(parents=True, exist_ok=True)
 
     def examine(item: tuple[str, Path]) -> tuple[str, Entry | str]:
-        return item[0], _examine(name, item[1], known.get(item[0]))
+        return item[0], _examine(name, item[1], before.get(item[0]))
 
     entries = {}
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:

@@ -76,8 +76,8 @@ class Manifest(BaseModel):
 
 def home() -> Path:
     """IMAGESCOPE_HOME, else the platform's place for a user's data."""
-    if given := os.environ.get("IMAGESCOPE_HOME"):
-        return Path(given).expanduser()
+    if folder := os.environ.get("IMAGESCOPE_HOME"):
+        return Path(folder).expanduser()
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "imagescope"
     if sys.platform == "win32":
@@ -185,8 +185,8 @@ def read_vectors(name: str, manifest: Manifest) -> Array:
         why = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise UserError(f"{path}: cannot be read: {why}. {_again(name, manifest)}") from None
     if len(rows) != len(manifest.pictures):
-        found = f"{len(rows)} vectors for {len(manifest.pictures)} pictures"
-        raise UserError(f"{path}: {found}. {_again(name, manifest)}")
+        counts = f"{len(rows)} vectors for {len(manifest.pictures)} pictures"
+        raise UserError(f"{path}: {counts}. {_again(name, manifest)}")
     return rows
 
 
@@ -220,9 +220,9 @@ def writing(path: Path) -> Iterator[Path]:
         ) from None
 
 
-def known_answers(path: Path) -> Path:
-    """The cache's file, or a copy of it where it lies on a disk that cannot be written: what is
-    known is read, what is new is forgotten with the process."""
+def writable_cache(path: Path) -> Path:
+    """The cache's file, or a copy of it where it lies on a disk that cannot be written: answers in
+    it are read, new ones are lost when the process ends."""
     places = [place for place in (path.parent, path) if place.exists()]
     if all(os.access(place, os.W_OK) for place in places):
         return path
@@ -255,9 +255,9 @@ def portable(models: ModelSet, prompts: str) -> tuple[ModelSet, str]:
     update = {}
     for role in (*ROLES, "encoder"):
         config = getattr(models, role)
-        given = Path(config.model).expanduser()
-        if given.is_dir() and not (PACKAGE.parent / given).is_dir():
-            update[role] = config.model_copy(update={"model": str(given.resolve())})
+        model = Path(config.model).expanduser()
+        if model.is_dir() and not (PACKAGE.parent / model).is_dir():
+            update[role] = config.model_copy(update={"model": str(model.resolve())})
     folder = config_path(prompts, "prompts").resolve()
     own = [(root / "configs").resolve() for root in (PACKAGE, PACKAGE.parent)]
     packaged = any(folder.is_relative_to(root) for root in own)

@@ -61,8 +61,8 @@ class References:
 
     def _write(self, picture: Image.Image, content: str) -> Path:
         self._folder.mkdir(exist_ok=True)
-        kept = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-        for old in kept[: max(0, len(kept) - MOST + 1)]:
+        files = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        for old in files[: max(0, len(files) - MOST + 1)]:
             old.unlink(missing_ok=True)
         file = self._folder / f"{content}.png"
         picture.save(file, compress_level=1)

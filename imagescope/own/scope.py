@@ -64,7 +64,7 @@ class ImageScope:
         self._talk = load_prompts(self._dialogue_prompts(), "VisDial")
         captions = {n: entry.caption for n, entry in manifest.pictures.items()}
         with ExitStack() as stack:
-            path = library.known_answers(cache_path(config))
+            path = library.writable_cache(cache_path(config))
             cache = stack.enter_context(Cache.open(path, record=False))
             self._context = IndexContext(
                 config, vectors, self.files, captions, self.caption, cache, resident
@@ -235,8 +235,9 @@ class ImageScope:
                 entry.caption, first[name], state.checks(name), accepted, words
             )
             small = library.thumbnail(self.name, entry)
-            found = Result(rank, name, self.files[name], small, state.scores[name], explanation)
-            results.append(found)
+            results.append(
+                Result(rank, name, self.files[name], small, state.scores[name], explanation)
+            )
         seconds = time.monotonic() - start
         text, reference = state.query.instruction, state.reference
         return Answer(text, reference, stage, tuple(results), state.synthesis, seconds)
@@ -252,8 +253,8 @@ def _states(
         if state is None:
             scores = dict(zip(ranking.names, ranking.scores, strict=True))
             state = State("", queries[-1], path, Synthesis("", (), ()), ranking, scores)
-        said: dict[str, Any] = {kind: f for kind, f in findings.items() if f is not None}
-        state = replace(state, stage=f"s{outcome.stage[-1]}", ranking=ranking, **said)
+        explained: dict[str, Any] = {kind: f for kind, f in findings.items() if f is not None}
+        state = replace(state, stage=f"s{outcome.stage[-1]}", ranking=ranking, **explained)
         yield state
 
 
@@ -275,12 +276,12 @@ def share_memory(models: ModelSet) -> ModelSet:
     """
     here = [n for n in ROLES if not (models.role(n).base_url or models.role(n).engine == "openai")]
     sizes = {models.role(name).model: _size(models.role(name).model) for name in here}
-    known = all(sizes.values())
-    total = sum(sizes.values()) if known else len(sizes)
+    sized = all(sizes.values())
+    total = sum(sizes.values()) if sized else len(sizes)
     update = {}
     for name in here:
         role = models.role(name)
-        share = SHARE * (sizes[role.model] if known else 1) / total
+        share = SHARE * (sizes[role.model] if sized else 1) / total
         update[name] = role.model_copy(update={"gpu_memory_utilization": round(share, 3)})
     return models.model_copy(update=update)
 

@@ -20,15 +20,15 @@ HERE = Path(__file__).parent
 
 def table(answer: Answer) -> Table:
     """Rank, path below the folder, similarity and why, for a terminal."""
-    found = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    found.add_column("#", justify="right")
-    found.add_column("picture", overflow="fold", min_width=12)
-    found.add_column("score", justify="right")
-    found.add_column("why", overflow="fold")
+    grid = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    grid.add_column("#", justify="right")
+    grid.add_column("picture", overflow="fold", min_width=12)
+    grid.add_column("score", justify="right")
+    grid.add_column("why", overflow="fold")
     for result in answer:
         path, why = Text(printable(result.name)), Text(printable(verdict(result)))
-        found.add_row(str(result.rank), path, f"{result.score:.3f}", why)
-    return found
+        grid.add_row(str(result.rank), path, f"{result.score:.3f}", why)
+    return grid
 
 
 def verdict(result: Result) -> str:
@@ -38,8 +38,8 @@ def verdict(result: Result) -> str:
     if why.checks:
         parts.append(f"{why.passed} of {len(why.checks)} questions passed")
         parts += [f"not: {statement(c)}" for c in why.checks if not c.passed]
-    if said := decision(why):
-        parts.append(said)
+    if outcome := decision(why):
+        parts.append(outcome)
     if why.first_rank != result.rank:
         parts.append(f"was {why.first_rank}")
     return "; ".join(parts) or "by similarity"
@@ -55,8 +55,8 @@ def decision(why: Explanation) -> str:
 def statement(check: Check) -> str:
     """A question with the answer it got, and the one it should have had if that is another."""
     got = {True: "yes", False: "no", None: "no answer"}[check.answer]
-    wanted = "" if check.passed else f", wanted {'yes' if check.expected else 'no'}"
-    return f"{check.question} {got}{wanted}"
+    instead = "" if check.passed else f", wanted {'yes' if check.expected else 'no'}"
+    return f"{check.question} {got}{instead}"
 
 
 def explain(result: Result) -> list[str]:
@@ -72,17 +72,17 @@ def explain(result: Result) -> list[str]:
         lines.append(f"   {'passed' if check.passed else 'failed'}: {statement(check)}{sure}")
     if not why.checks:
         lines.append("   stage 2: no question was put to it")
-    if said := decision(why):
-        lines.append(f"   stage 3: {said}: {why.words.strip()}")
+    if outcome := decision(why):
+        lines.append(f"   stage 3: {outcome}: {why.words.strip()}")
     return [printable(line) for line in lines]
 
 
 def understanding(answer: Answer) -> list[str]:
     """What the query was taken to mean: edits, descriptions, how parsing coped."""
-    found = answer.synthesis
-    lines = [f"{edit.type}: {edit.text}" for edit in found.edits]
-    lines += [f"looking for: {text}" for text in found.descriptions]
-    for part, how in (("edits", found.parse), ("questions", found.questions_parse)):
+    synthesis = answer.synthesis
+    lines = [f"{edit.type}: {edit.text}" for edit in synthesis.edits]
+    lines += [f"looking for: {text}" for text in synthesis.descriptions]
+    for part, how in (("edits", synthesis.parse), ("questions", synthesis.questions_parse)):
         if how.startswith("fallback"):
             lines.append(f"{part}: {how}")
     return lines
@@ -90,16 +90,16 @@ def understanding(answer: Answer) -> list[str]:
 
 def as_json(answer: Answer) -> dict[str, Any]:
     """An answer as plain values; NaN becomes null."""
-    found = answer.synthesis
+    synthesis = answer.synthesis
     return {
         "text": answer.text,
         "reference": str(answer.reference) if answer.reference else None,
         "stage": answer.stage,
         "seconds": round(answer.seconds, 3),
-        "edits": [[edit.type, edit.text] for edit in found.edits],
-        "descriptions": list(found.descriptions),
-        "parse": found.parse,
-        "questions_parse": found.questions_parse,
+        "edits": [[edit.type, edit.text] for edit in synthesis.edits],
+        "descriptions": list(synthesis.descriptions),
+        "parse": synthesis.parse,
+        "questions_parse": synthesis.questions_parse,
         "results": [_result(result) for result in answer],
     }
 
@@ -147,10 +147,10 @@ def css() -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    found = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
     functions = {"statement": statement, "verdict": verdict, "decision": decision}
-    found.globals |= {**functions, "picture": data_uri}
-    return found
+    environment.globals |= {**functions, "picture": data_uri}
+    return environment
 
 
 def _template(name: str) -> Any:

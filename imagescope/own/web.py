@@ -56,13 +56,13 @@ class Session:
     """
 
     conversation: Conversation = field(default_factory=Conversation)
-    said: list[dict[str, str]] = field(default_factory=list)
+    lines: list[dict[str, str]] = field(default_factory=list)
     turn: int = 0
     refused: str = ""
 
     def note(self, role: str, text: str) -> None:
         """Adds a line; the chat window takes HTML."""
-        self.said.append({"role": role, "content": _escape(text)})
+        self.lines.append({"role": role, "content": _escape(text)})
 
 
 class Desk:
@@ -116,7 +116,7 @@ def build(desk: Desk, top: int) -> Any:
         gr.HTML(f"<h1>{_escape(name)}</h1>", elem_id="title", padding=False)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                said = gr.Chatbot(
+                chat = gr.Chatbot(
                     label="Conversation",  # for screen readers: shown, it would lie on the text
                     show_label=False,
                     height=360,
@@ -153,20 +153,20 @@ def build(desk: Desk, top: int) -> Any:
         # Each function below returns new values by component; what it leaves out stays as it is.
 
         def results(answer: Answer | None, words: str) -> dict[Any, Any]:
-            shown: list[Result | None] = [*(answer or ()), *[None] * top][:top]
-            lines = show.understanding(answer) if answer is not None else []
-            listed = "".join(f"<li>{_escape(text)}</li>" for text in lines)
+            best: list[Result | None] = [*(answer or ()), *[None] * top][:top]
+            points = show.understanding(answer) if answer is not None else []
+            listed = "".join(f"<li>{_escape(text)}</li>" for text in points)
             details = (
                 f"<details><summary>How this was understood</summary><ul>{listed}</ul></details>"
             )
-            values: dict[Any, Any] = {status: _status(words), meant: details if lines else ""}
-            for column, card, result in zip(columns, cards, shown, strict=True):
+            values: dict[Any, Any] = {status: _status(words), meant: details if points else ""}
+            for column, card, result in zip(columns, cards, best, strict=True):
                 values[column] = gr.Column(visible=result is not None)
                 values[card] = show.card(result) if result else ""
             return values
 
         def say(text: str, now: Session) -> Iterator[dict[Any, Any]]:
-            conversation, talk = now.conversation, {session: now, said: now.said}
+            conversation, talk = now.conversation, {session: now, chat: now.lines}
             nothing = results(None, "Nothing was searched")
             if not text.strip():
                 yield {line: ""}
@@ -182,20 +182,20 @@ def build(desk: Desk, top: int) -> Any:
                 return
             now.turn += 1
             yield talk | {line: "", status: _status("Looking")}
-            answer, begun = None, conversation.begun
+            answer, restarts = None, conversation.restarts
             try:
                 for answer in desk.answers(now, text, top):
-                    if conversation.begun != begun:
+                    if conversation.restarts != restarts:
                         return
                     done = f"{DOING[answer.stage]} · {answer.seconds:.1f} s"
                     yield talk | results(answer, done)
             except UserError as error:
-                if conversation.begun == begun:
+                if conversation.restarts == restarts:
                     log.info("page: %s", error)
                     now.note("assistant", without_folders(str(error), desk.scope))
                     yield talk | nothing
                 return
-            if answer is not None and conversation.begun == begun:
+            if answer is not None and conversation.restarts == restarts:
                 now.note("assistant", f"Looking for: {answer.carried}")
                 yield talk if conversation.reference else talk | {reference: ""}
 
@@ -210,10 +210,10 @@ def build(desk: Desk, top: int) -> Any:
                     "you drop another, or press No reference."
                 )
                 now.note("assistant", now.refused)
-            return {session: now, said: now.said, reference: picture, upload: None}
+            return {session: now, chat: now.lines, reference: picture, upload: None}
 
         def pick(rank: int, now: Session) -> dict[Any, Any]:
-            talk = {session: now, said: now.said}
+            talk = {session: now, chat: now.lines}
             try:
                 result = now.conversation.like(rank)
             except UserError as error:
@@ -225,20 +225,20 @@ def build(desk: Desk, top: int) -> Any:
 
         def restart(now: Session) -> dict[Any, Any]:
             now.conversation.restart()
-            now.said.clear()
+            now.lines.clear()
             now.refused = ""
-            talk = {session: now, said: now.said, line: "", reference: ""}
+            talk = {session: now, chat: now.lines, line: "", reference: ""}
             return talk | results(None, f"{len(desk.scope)} pictures")
 
-        everything = [session, said, line, reference, status, meant, *columns, *cards]
+        everything = [session, chat, line, reference, status, meant, *columns, *cards]
         quiet: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": USERS}
         line.submit(say, [line, session], everything, **quiet)
         again.click(restart, session, everything, **quiet)
-        taken = [session, said, reference, upload]
-        upload.upload(take, [upload, session], taken, **quiet | {"concurrency_limit": DECODING})
-        without.click(lambda now: take(None, now), session, taken, **quiet)
+        changes = [session, chat, reference, upload]
+        upload.upload(take, [upload, session], changes, **quiet | {"concurrency_limit": DECODING})
+        without.click(lambda now: take(None, now), session, changes, **quiet)
         for rank, button in enumerate(buttons, 1):
-            button.click(partial(pick, rank), session, [session, said, reference], **quiet)
+            button.click(partial(pick, rank), session, [session, chat, reference], **quiet)
     return page
 
 
