@@ -176,6 +176,16 @@ def endless(h: Handler) -> None:
         time.sleep(0.02)
 
 
+def slow_headers(h: Handler) -> None:
+    """Headers for ever, a letter at a time."""
+    h.send_response(200)
+    h.flush_headers()
+    h.wfile.write(b"X-Header: ")
+    while not h.server.stopped.is_set():
+        h.wfile.write(b"x")
+        time.sleep(0.02)
+
+
 def loops(h: Handler) -> None:
     """Sends everybody to itself."""
     h.reply(307, "", Location=h.path)

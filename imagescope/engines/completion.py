@@ -33,10 +33,7 @@ class Failure:
 
 def read(reply: Reply) -> dict[str, Any] | Failure:
     """The completion as a JSON object that has a list of choices, else the failure."""
-    try:
-        data = json.loads(reply.content)
-    except (ValueError, RecursionError):
-        data = None
+    data = _parsed(reply)
     fine = 200 <= reply.status < 300
     fields = data if isinstance(data, dict) else {}
     error = fields.get("error") or (fields if fields.get("object") == "error" else None)
@@ -57,6 +54,18 @@ def read(reply: Reply) -> dict[str, Any] | Failure:
     # (a page of HTML about a bad request is not about this request)
     status = 0 if fine or reply.status == 400 else reply.status
     return Failure(status, f"answered with no chat completion ({what})")
+
+
+def _parsed(reply: Reply) -> Any:
+    """The JSON of a reply, in Latin-1 where it is not in a Unicode encoding; None: it is none."""
+    try:
+        content = reply.content.decode(json.detect_encoding(reply.content))
+    except UnicodeDecodeError:
+        content = reply.content.decode("cp1252", "replace")
+    try:
+        return json.loads(content.removeprefix("\ufeff"), parse_int=lambda digits: int(digits[:18]))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _status(error: dict[str, Any], words: str) -> int:
@@ -126,9 +135,10 @@ def _text(content: Any) -> str | None:
         return content
     if not isinstance(content, list):
         return None
+    fields = [{"text": part} if isinstance(part, str) else part for part in content]
     parts = [
         part["text"]
-        for part in content
+        for part in fields
         if isinstance(part, dict)
         and part.get("type", "text") in ("text", "output_text")
         and isinstance(part.get("text"), str)

@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -64,6 +66,25 @@ class Endpoint:
 
     def post(self, body: Mapping[str, Any]) -> Reply:
         """Asks for a chat completion. Raises httpx.HTTPError where nothing whole comes back."""
+        answers = SimpleQueue[Reply | Exception]()
+
+        def work() -> None:
+            try:
+                answers.put(self._exchange(body))
+            except Exception as error:
+                answers.put(error)
+
+        # httpx limits the wait for each part alone, and headers may come a letter at a time
+        Thread(target=work, daemon=True).start()
+        try:
+            answer = answers.get(timeout=self._config.connect_timeout + self._config.timeout)
+        except Empty:
+            raise httpx.ReadTimeout("the answer did not begin") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _exchange(self, body: Mapping[str, Any]) -> Reply:
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -74,7 +95,7 @@ class Endpoint:
                 content += part
                 if len(content) > LARGEST:
                     raise httpx.DecodingError(f"the answer has more than {LARGEST >> 20} MiB")
-                if time.monotonic() > end:  # httpx limits the wait for each part alone
+                if time.monotonic() > end:
                     raise httpx.ReadTimeout("the answer did not end")
         kind = reply.headers.get("Content-Type", "no content type")
         return Reply(reply.status_code, kind, bytes(content), _retry_after(reply.headers))
@@ -94,7 +115,7 @@ class Endpoint:
 
     def unreachable(self, error: httpx.HTTPError) -> str:
         """What an error of `post` means, for a message."""
-        why = self.line(str(error)) or type(error).__name__
+        why = self.line(str(error)).rstrip(".") or type(error).__name__
         config = self._config
         if isinstance(error, httpx.ConnectTimeout):
             return f"cannot be reached within {config.connect_timeout:g} s. Is the server up?"

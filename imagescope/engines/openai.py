@@ -48,6 +48,7 @@ OPTIONAL = {
     "temperature": None,
     "stop": None,  # texts are cut here, too
 }
+TEMPLATE = "chat_template_kwargs"  # answers would be others without it
 UNKNOWN = re.compile(
     r"unsupported|not (?:be )?support|unrecogni[sz]ed|unknown|unexpected|deprecated|"
     r"not (?:allowed|permitted|accepted|available)|does not accept|must be less",
@@ -155,7 +156,7 @@ class OpenAI:
                 if not isinstance(completion, Failure):
                     return self._clean(endpoint, response(completion, request))
                 failure, pause = completion, reply.retry_after
-                if failure.status in REQUEST:
+                if failure.status in REQUEST and not _names(failure, TEMPLATE):
                     if self._adapted(endpoint, failure, body):
                         continue
                     return self._refusal(endpoint, failure)
@@ -198,7 +199,7 @@ class OpenAI:
         if request.repetition_penalty != 1:
             arguments["repetition_penalty"] = request.repetition_penalty
         if self.config.chat_template_options:
-            arguments["chat_template_kwargs"] = self.config.chat_template_options
+            arguments[TEMPLATE] = self.config.chat_template_options
         return arguments
 
     def _accepted(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -249,6 +250,8 @@ class OpenAI:
             words = f"refuses the key in {self.config.api_key_env}: {words}"
         elif failure.status == 404:
             words = f"{words}: is the model's name right?"
+        elif _names(failure, TEMPLATE):
+            words += " (leave the role's chat_template_options out, or serve the model by vLLM)"
         elif failure.status:
             words = f"status {failure.status}: {words}"
         if failure.status in (0, 404, 405) and not re.search(r"/v\d", endpoint.address):

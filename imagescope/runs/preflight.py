@@ -187,7 +187,7 @@ def _endpoint(roles: str, model: ModelConfig) -> Check:
 
     where = f"{redact(model.base_url or 'the endpoint')} (model {model.model})"
     try:
-        engine = OpenAI(model.model_copy(update={"retries": 1}))
+        engine = OpenAI(model.model_copy(update={"retries": 1, "retry_timeouts": False}))
         try:
             collect(engine, [Request("Say yes.", max_tokens=1)])
         finally:

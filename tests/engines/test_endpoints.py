@@ -37,6 +37,7 @@ from fakes import (
     replies,
     says,
     silence,
+    slow_headers,
 )
 
 from imagescope.cli.app import main
@@ -143,6 +144,7 @@ THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "No, never.
     ("message", "expected"),
     [
         ({"content": [THOUGHT, {"type": "text", "text": "A "}, {"text": "cat"}]}, "A cat"),
+        ({"content": ["A ", THOUGHT, "cat"]}, "A cat"),
         ({"content": "Yes", "reasoning_content": "No"}, "Yes"),
         ({"content": "Yes", "reasoning": "No"}, "Yes"),
         ({"content": "a\ud800b\u0000"}, "a?b"),
@@ -187,6 +189,14 @@ def test_a_choice_without_text_is_an_error(
 def test_absent_and_odd_counts_are_0(fake: Endpoint, usage: Any) -> None:
     fake.behave = says(content="a", whole={"usage": usage})
     assert ask(fake) == Response("a", 0, 0)
+
+
+def test_a_count_of_more_digits_than_python_reads_is_a_count(fake: Endpoint) -> None:
+    def huge(h: Handler) -> None:
+        h.reply(200, json.dumps(completion(h.body)).replace(": 7,", f": {'9' * 5000},"))
+
+    fake.behave = huge
+    assert ask(fake).prompt_tokens == 0 and not ask(fake).error
 
 
 def named(*entries: Any) -> dict[str, Any]:
@@ -270,6 +280,13 @@ def test_fastapis_words_for_a_refused_parameter(fake: Endpoint) -> None:
     refusal = replies(422, {"detail": [entry]})
     fake.behave = lambda h: refusal(h) if "repetition_penalty" in h.body else h.answer()
     assert not ask(fake, Request("a", (), 5, 1.1)).error
+
+
+def test_options_of_the_template_that_are_refused_end_the_run(fake: Endpoint) -> None:
+    fake.behave = fails(400, "Unrecognized request argument supplied: chat_template_kwargs")
+    with pytest.raises(UserError, match="leave the role's chat_template_options out"):
+        ask(fake, chat_template_options={"enable_thinking": False})
+    assert len(fake.seen) == 1
 
 
 @pytest.mark.parametrize(
@@ -476,7 +493,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 PAGE = "<html><title>Welcome</title></html>"
-FRENCH = json.dumps({"choices": "caf\u00e9"}, ensure_ascii=False).encode("latin-1")
+
+
+def latin_1(data: Any) -> bytes:
+    return json.dumps(data, ensure_ascii=False).encode("latin-1")
+
+
 NO_CHAT = "answered with no chat completion"
 FINE: dict[str, Behaviour] = {
     "well": Handler.answer,
@@ -487,6 +509,7 @@ FINE: dict[str, Behaviour] = {
     "no logprobs": says(choice={"logprobs": None}),
     "odd logprobs": says(choice={"logprobs": named({"token": "yes", "logprob": float("nan")})}),
     "choices twice": lambda h: h.answer(whole={"choices": completion(h.body)["choices"] * 2}),
+    "Latin-1": lambda h: h.reply(200, latin_1(completion(h.body, system_fingerprint="\u00e9"))),
     "another charset": lambda h: h.reply(200, completion(h.body), "text/plain; charset=latin-1"),
     "500 at first": first(1, fails(500, "busy")),
     "429 at first": first(1, replies(429, "slow", Retry_After="0")),
@@ -504,7 +527,7 @@ BAD: dict[str, tuple[Behaviour, str]] = {
     "204": (replies(204, b""), f"{NO_CHAT} (status 204"),
     "truncated": (replies(200, '{"choices": [{"message": {"con'), NO_CHAT),
     "binary": (replies(200, bytes(range(256)), "application/octet-stream"), NO_CHAT),
-    "wrong charset": (replies(200, FRENCH), NO_CHAT),
+    "wrong charset": (replies(200, latin_1({"choices": "caf\u00e9"})), NO_CHAT),
     "deep": (replies(200, "[" * 100_000), NO_CHAT),
     "gzip garbage": (replies(200, b"no gzip", Content_Encoding="gzip"), NO_CHAT),
     "huge": (replies(200, b" " * (1 << 18)), "MiB"),
@@ -537,11 +560,12 @@ BAD: dict[str, tuple[Behaviour, str]] = {
     "429 always": (fails(429, "slow down"), "status 429: slow down"),
     "500 always": (replies(500, PAGE, "text/html"), f"{NO_CHAT} (status 500"),
     "silence": (silence, "did not answer within 0.3 s"),
+    "slow headers": (slow_headers, "did not answer within 0.3 s"),
     "endless": (endless, "did not answer within 0.3 s"),
     "closed": (hangs_up, "cannot be reached"),
     "half": (half, "cannot be reached"),
 }
-SLOW = ("silence", "endless")
+SLOW = ("silence", "slow headers", "endless")
 
 
 def check_cache(path: Path) -> int:
@@ -577,7 +601,9 @@ def test_a_misbehaving_endpoint_ends_a_search_and_a_run_with_a_sentence(
     case: str, shown: Path, place: Place, fake: Endpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake.behave, words = BAD[case]
-    models = write_models(shown / "E.yaml", fake.url, timeout=0.3 if case in SLOW else 5)
+    models = write_models(
+        shown / "E.yaml", fake.url, timeout=0.3 if case in SLOW else 5, connect_timeout=0.3
+    )
     line = ["search", "six", f"a red circle, {case}", "--models", str(models), "--stages", "s1"]
     assert main(line) == 1
     assert words in sentence(capsys)

@@ -12,6 +12,18 @@ from typing import Any
 import huggingface_hub
 import pytest
 import yaml
+from fakes import (
+    Behaviour,
+    Endpoint,
+    endless,
+    fails,
+    hangs_up,
+    loops,
+    refuses,
+    replies,
+    silence,
+    slow_headers,
+)
 from huggingface_hub.errors import GatedRepoError
 
 from imagescope.benchmarks.base import Benchmark
@@ -19,6 +31,7 @@ from imagescope.cli.app import main
 from imagescope.config import RunConfig, config_path, load_run
 from imagescope.engines.base import Request, Response, collect
 from imagescope.engines.cached import Cached
+from imagescope.engines.openai import TEMPLATE
 from imagescope.errors import UserError
 from imagescope.runs import preflight
 from imagescope.runs.pipeline import load_benchmark
@@ -91,6 +104,36 @@ def test_everything_that_lacks_is_said_at_once(
     assert main([*line, "--no-preflight"]) == 1
     said = capsys.readouterr().err
     assert "./absent" in said and "tokenizer" not in said
+
+
+@pytest.mark.parametrize(
+    ("behave", "words", "asked"),
+    [
+        (replies(200, "<html>", "text/html"), "no chat completion (status 200, text/html", 1),
+        (replies(200, "[" * 100_000), "no chat completion", 1),
+        (fails(200, "quota used up", code=429), "status 429: quota used up", 2),
+        (fails(401, "no"), "refuses the key in OPENAI_API_KEY", 1),
+        (fails(404, "no model"), "is the model's name right?", 1),
+        (fails(503, "loading"), "status 503: loading", 2),
+        (refuses(TEMPLATE, f"unknown argument {TEMPLATE}"), "chat_template_options", 1),
+        (hangs_up, "cannot be reached", 2),
+        (loops, "no chat completion", 6),
+        (silence, "did not answer within 0.3 s", 1),
+        (slow_headers, "did not answer within 0.3 s", 1),
+        (endless, "did not answer within 0.3 s", 1),
+    ],
+)
+def test_a_misbehaving_endpoint_is_said_before_the_run(
+    behave: Behaviour, words: str, asked: int, setting: Callable[..., Any], tmp_path: Path
+) -> None:
+    with Endpoint(behave) as fake:
+        role = {"model": "m", "engine": "openai", "base_url": fake.url, "timeout": 0.3}
+        role |= {"connect_timeout": 0.3, "chat_template_options": {"a": 1}}
+        found = lacking(*setting(model_set(tmp_path, reasoner=role, captioner=role)))
+        assert list(found) == ["captioner, reasoner"]
+        assert words in found["captioner, reasoner"]
+        assert found["captioner, reasoner"].startswith(fake.url)
+        assert len(fake.seen) == asked  # nobody waits for silence twice
 
 
 def test_only_what_the_stages_need(setting: Callable[..., Any], tmp_path: Path) -> None:
