@@ -206,6 +206,10 @@ class Estimate:
     low: float
     high: float
 
+    def __format__(self, number: str) -> str:
+        """`f"{estimate:.1f}"`: the value [low, high], each in this format."""
+        return f"{self.value:{number}} [{self.low:{number}}, {self.high:{number}}]"
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:

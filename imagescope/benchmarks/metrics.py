@@ -148,14 +148,14 @@ def estimates(measured: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Estimate):
     """b - a over the same queries, in the metric's unit: a 95 % paired bootstrap interval, and the
     two-sided p-value of a sign-flip permutation test."""
 
-    value: float
-    low: float
-    high: float
     p: float
+
+    def __format__(self, number: str) -> str:
+        return f"{super(Difference, self).__format__(f'+{number}')} p={self.p:.4f}"
 
 
 def paired(a: Values, b: Values, seed: int = 0) -> Difference | None:

@@ -22,7 +22,8 @@ from imagescope.report import charts, facts, queries
 from imagescope.report.movement import movements
 from imagescope.report.queries import Images, Ranks
 from imagescope.report.thumbnails import write_thumbnails
-from imagescope.runs.folder import as_started, iter_traces, read_metrics, running
+from imagescope.runs.folder import iter_traces, read_metrics
+from imagescope.runs.manifest import Manifest, running
 
 log = logging.getLogger("imagescope")
 HERE = Path(__file__).parent
@@ -36,10 +37,10 @@ def write_report(run_dir: Path, files: Mapping[str, Path] | None = None) -> Path
     that fails the page shows placeholders. Raises UserError where there are no traces.
     """
     run_dir = Path(run_dir)
-    manifest = read_manifest(run_dir)
+    manifest = Manifest.read(run_dir, lenient=True)
     metrics = read_scores(run_dir)
     files = image_files(manifest) if files is None else files
-    reach = int(facts.part(manifest, "config").get("top_k") or 20)
+    reach = int(manifest.config.get("top_k") or 20)
     stages: Sequence[str] = ()
     rows: list[Any] = []
     ranks: list[Ranks] = []
@@ -70,14 +71,14 @@ def write_report(run_dir: Path, files: Mapping[str, Path] | None = None) -> Path
     quoted = own_figures(manifest) or {"figures": {}, "source": ""}
     context = {
         "title": _title(manifest, run_dir),
-        "split": facts.part(manifest, "config").get("split", ""),
+        "split": manifest.config.get("split", ""),
         "facts": facts.facts(manifest),
         "models": facts.models(manifest),
         "steps": facts.steps(manifest),
         "seconds": manifest.get("seconds"),
         "fallbacks": sorted(facts.counts(manifest.get("fallbacks"))),
         "warnings": [str(w) for w in manifest.get("warnings") or ()],
-        "missing": sorted(facts.counts(facts.part(manifest, "benchmark").get("missing"))),
+        "missing": sorted(facts.counts(manifest.part("benchmark").get("missing"))),
         "no_thumbnail": len(missing),
         "images": len(images.names),
         "queries": len(rows),
@@ -143,15 +144,6 @@ def data_folder(parent: Path) -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def read_manifest(run_dir: Path) -> dict[str, Any]:
-    """manifest.json; {} where it is absent or broken (the page then says less)."""
-    try:
-        found = json.loads((run_dir / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def read_scores(run_dir: Path) -> dict[str, dict[str, Any]]:
     """metrics.json by stage; {} where there is none."""
     try:
@@ -160,15 +152,15 @@ def read_scores(run_dir: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def image_files(manifest: Mapping[str, Any]) -> Mapping[str, Path]:
+def image_files(manifest: Manifest) -> Mapping[str, Path]:
     """Where the images of the manifest's dataset lie; {} (and a log line) where it cannot load."""
-    config = facts.part(manifest, "config")
+    config = manifest.config
     try:
         from imagescope import benchmarks
 
         return benchmarks.load(
             config["dataset"],
-            as_started(manifest, config["data_root"]),
+            manifest.as_started(config["data_root"]),
             config["split"],
             exclude_reference=config["exclude_reference"],
             first_round=config["first_round"],
@@ -182,10 +174,10 @@ def image_files(manifest: Mapping[str, Any]) -> Mapping[str, Path]:
     return {}
 
 
-def _title(manifest: Mapping[str, Any], run_dir: Path) -> str:
-    return str(facts.part(manifest, "config").get("dataset") or run_dir.resolve().name)
+def _title(manifest: Manifest, run_dir: Path) -> str:
+    return str(manifest.config.get("dataset") or run_dir.resolve().name)
 
 
-def _pool(manifest: Mapping[str, Any]) -> int | None:
-    images = facts.part(manifest, "benchmark").get("gallery")
+def _pool(manifest: Manifest) -> int | None:
+    images = manifest.part("benchmark").get("gallery")
     return images if isinstance(images, int) else None

@@ -16,13 +16,13 @@ from imagescope.report import facts, queries
 from imagescope.report.build import (
     data_folder,
     image_files,
-    read_manifest,
     read_scores,
     render,
 )
 from imagescope.report.queries import Images, Ranks
 from imagescope.report.thumbnails import write_thumbnails
 from imagescope.runs.folder import iter_traces
+from imagescope.runs.manifest import Manifest
 
 FOUND = (1, 5, 10, 50)
 
@@ -35,7 +35,7 @@ def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
     """
     a, b = Path(a), Path(b)
     out = Path(out) if out else a / f"compare-{b.resolve().name}"
-    manifests = [read_manifest(run) for run in (a, b)]
+    manifests = [Manifest.read(run, lenient=True) for run in (a, b)]
     other = {_key(t.query): t for t in iter_traces(b)}
     rows: list[Any] = []
     ranks: list[Ranks] = []
@@ -68,7 +68,7 @@ def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
         if not rows:
             raise UserError(f"{a} and {b} have no query in common: nothing to compare")
     context = {
-        "title": facts.part(manifests[0], "config").get("dataset") or "Two runs",
+        "title": manifests[0].config.get("dataset") or "Two runs",
         "runs": [
             {"name": n, "facts": dict(facts.facts(m))}
             for n, m in zip(names, manifests, strict=True)
@@ -92,15 +92,15 @@ def _last(trace: Trace) -> int | None:
     return queries.ranks(trace, [s for s in STAGES if s in trace.rankings])[-1]
 
 
-def _name(run: Path, manifest: Mapping[str, Any]) -> str:
-    config = facts.part(manifest, "config")
+def _name(run: Path, manifest: Manifest) -> str:
+    config = manifest.config
     models = config.get("models_name", "")
     return " · ".join(
         str(part) for part in (config.get("run_name"), models, run.resolve().name) if part
     )
 
 
-def _files(manifests: list[dict[str, Any]]) -> Mapping[str, Path]:
+def _files(manifests: list[Manifest]) -> Mapping[str, Path]:
     return {name: path for m in reversed(manifests) for name, path in image_files(m).items()}
 
 

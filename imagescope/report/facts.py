@@ -11,7 +11,7 @@ from typing import Any
 
 from imagescope.records import STAGES, Estimate
 from imagescope.report.charts import Scores
-from imagescope.runs.folder import status
+from imagescope.runs.manifest import Manifest
 
 ROLES = ("captioner", "reasoner", "encoder", "verifier", "evaluator")
 STEPS = {  # step -> (stage it belongs to, 0: the image database; name)
@@ -28,14 +28,6 @@ GROUPS = {
     "semantic_aspects": "mAP@10 by semantic aspect",
 }
 Table = Mapping[str, Any]
-
-
-def part(table: Table, *names: str) -> dict[str, Any]:
-    """The mapping at a path of names, {} where there is none."""
-    found: Any = table
-    for name in names:
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return dict(found) if isinstance(found, Mapping) else {}
 
 
 def scores(metrics: Table) -> dict[str, dict[str, Any]]:
@@ -63,9 +55,9 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
-def facts(manifest: Table) -> list[tuple[str, str]]:
+def facts(manifest: Manifest) -> list[tuple[str, str]]:
     """What ran, as (label, value) pairs."""
-    config = part(manifest, "config")
+    config = manifest.config
     prompts = config.get("prompts")
     stages = config.get("stages") or ()
     found: dict[str, Any] = {
@@ -77,7 +69,7 @@ def facts(manifest: Table) -> list[tuple[str, str]]:
         "Commit": manifest.get("git"),
         "Started": _moment(manifest.get("started")),
         "Took": duration(manifest["seconds"]) if _is_number(manifest.get("seconds")) else None,
-        "Status": None if status(manifest) == "finished" else status(manifest),
+        "Status": None if manifest.status in ("finished", "unknown") else manifest.status,
         "Limit": f"first {config['limit']} queries" if config.get("limit") else None,
     }
     switches = ("subset", "shared_concept", "exclude_reference")
@@ -97,12 +89,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def models(manifest: Table) -> list[dict[str, str]]:
+def models(manifest: Manifest) -> list[dict[str, str]]:
     """One row per role: role, model, engine, and what else identifies it."""
     rows = []
     for role in ROLES:
-        chosen = part(manifest, "config", "models", role)
-        used = part(manifest, "models", role)
+        chosen = manifest.part("config", "models", role)
+        used = manifest.part("models", role)
         if not chosen and not used:
             continue
         engine = used.get("engine") or used.get("library")
@@ -119,12 +111,11 @@ def models(manifest: Table) -> list[dict[str, str]]:
     return rows
 
 
-def steps(manifest: Table) -> list[dict[str, Any]]:
+def steps(manifest: Manifest) -> list[dict[str, Any]]:
     """One row per step that cost something, in the pipeline's order; `share` of all seconds."""
-    found = part(manifest, "steps")
     rows = []
     for name, (stage, label) in STEPS.items():
-        cost = part(found, name)
+        cost = manifest.part("steps", name)
         if cost:
             rows.append({"stage": stage, "label": label, **cost})
     whole = sum(row.get("seconds") or 0 for row in rows) or 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ from rich.table import Column, Table
 from imagescope import benchmarks
 from imagescope.errors import UserError
 from imagescope.records import STAGES, Estimate
-from imagescope.runs.folder import read_metrics, read_status
+from imagescope.runs.folder import read_metrics
+from imagescope.runs.manifest import Manifest
 
 log = logging.getLogger("imagescope")
 
@@ -22,8 +22,11 @@ def newest(runs: Path, name: str = "default") -> list[Path]:
     """The newest finished run of that name of each benchmark below a runs folder."""
     found = []
     for benchmark in benchmarks.NAMES:
-        manifests = list(runs.glob(f"{benchmark}/{name}/*/manifest.json"))
-        finished = [path for path in manifests if read_status(path.parent).startswith("finished")]
+        finished = [
+            path
+            for path in runs.glob(f"{benchmark}/{name}/*/manifest.json")
+            if Manifest.read(path.parent, lenient=True).status.startswith("finished")
+        ]
         if finished:
             found.append(max(finished, key=lambda path: path.stat().st_mtime).parent)
     if not found:
@@ -47,18 +50,12 @@ def print_overview(folders: Sequence[Path], console: Console) -> None:
 
 
 def _row(folder: Path) -> list[str]:
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    metrics = read_metrics(folder)
-    dataset = manifest["config"]["dataset"]
+    manifest, metrics = Manifest.read(folder), read_metrics(folder)
+    dataset = manifest.config["dataset"]
     main = benchmarks.spec(dataset).main_metric
     if main not in metrics.get("stage1", {}):  # CIRR's subset, say
         main = next(iter(metrics.get("stage1", {})), "hidden")
-    cells = [_cell(metrics.get(stage, {}).get(main)) for stage in STAGES]
+    values = [metrics.get(stage, {}).get(main) for stage in STAGES]
+    cells = [f"{value:.1f}" if isinstance(value, Estimate) else "" for value in values]
     queries = f"{manifest['benchmark']['queries']:,}"
-    return [dataset, manifest["config"]["split"], queries, main, *cells]
-
-
-def _cell(found: object) -> str:
-    if not isinstance(found, Estimate):
-        return ""
-    return f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}]"
+    return [dataset, manifest.config["split"], queries, main, *cells]

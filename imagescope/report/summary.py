@@ -35,7 +35,7 @@ def print_summary(result: Result, console: Console) -> None:
         for column in table.columns[1:]:
             column.justify = "right"
         for name in names:
-            table.add_row(name, *(_cell(found.get(name)) for found in metrics.values()))
+            table.add_row(name, *(f"{m[name]:.1f}" if name in m else "" for m in metrics.values()))
         console.print(table)
         console.print("percent (BRI: nats), with 95 % bootstrap intervals over queries")
     else:
@@ -54,7 +54,3 @@ def print_summary(result: Result, console: Console) -> None:
     for file in result.files:
         console.print(f"submission: {file}", soft_wrap=True, highlight=False)
     console.print(f"run folder: {result.folder}", soft_wrap=True, highlight=False)
-
-
-def _cell(found: Estimate | None) -> str:
-    return f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}]" if found else ""

@@ -22,6 +22,7 @@ from imagescope.benchmarks.published import Quoted, quoted
 from imagescope.errors import UserError
 from imagescope.records import STAGES, Estimate, Query, Ranking
 from imagescope.runs.folder import iter_traces, to_json
+from imagescope.runs.manifest import Manifest
 
 Key = tuple[str, str, int]  # benchmark, query id, turn
 
@@ -125,13 +126,11 @@ def _label(i: int) -> str:
 
 def read_run(folder: Path, label: str) -> Run:
     """A run folder's manifest and the ranks in its traces."""
+    manifest = Manifest.read(folder)
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        config = manifest["config"]
+        config = manifest.config
         spec = benchmarks.spec(config["dataset"])
-    except OSError as error:
-        raise UserError(f"{folder}: no run folder: {error.strerror} (manifest.json)") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
         raise UserError(f"{folder}/manifest.json: not a run's manifest: {error}") from None
     known = {k: config[k] for k in Options.__dataclass_fields__ if config.get(k) is not None}
     part = Part(spec, Options(**known), [], {})
@@ -251,11 +250,11 @@ def _quoted_table(rows: Sequence[Quoted]) -> Table:
 
 
 def _estimate(e: Estimate | None) -> str:
-    return f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]" if e else ""
+    return f"{e:.2f}" if e else ""
 
 
 def _difference(d: Difference | None) -> str:
-    return f"{d.value:+.2f} [{d.low:+.2f}, {d.high:+.2f}] p={d.p:.4f}" if d else ""
+    return f"{d:.2f}" if d else ""
 
 
 def to_plain(found: Sequence[Comparison]) -> list[Any]:

@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from imagescope.config import RunConfig
 from imagescope.encoders.base import CachedTexts, open_encoder
 from imagescope.engines.roles import Models
@@ -15,7 +13,7 @@ from imagescope.errors import UserError
 from imagescope.files import parse_json
 from imagescope.gallery.database import ImageDB
 from imagescope.methods.prompts import load_prompts
-from imagescope.runs.folder import as_started
+from imagescope.runs.manifest import Manifest
 from imagescope.runs.pipeline import USED, load_benchmark
 from imagescope.store import bundle
 from imagescope.store.cache import Cache, cache_path
@@ -27,19 +25,18 @@ from imagescope.store.hashing import digest
 def read_manifest(folder: Path) -> tuple[RunConfig, list[dict[str, Any]]]:
     """What a run folder's manifest holds: the configuration, its places as they were where the run
     was started, and the identities of the models that answered. Raises UserError."""
-    path = folder / "manifest.json"
+    manifest = Manifest.read(folder)
     try:
-        manifest = parse_json(path.read_bytes())
         identities = [dict(identity) for identity in manifest["models"].values()]
         # options that came, or went, since the run was made are no reason to refuse it
         config = RunConfig.model_validate(manifest["config"], extra="ignore")
-        places = {n: as_started(manifest, getattr(config, n)) for n in ("data_root", "image_db")}
+        places = {n: manifest.as_started(getattr(config, n)) for n in ("data_root", "image_db")}
         recorded = Path(str(manifest.get("cache", "")))
         usual = cache_path(config.model_copy(update=places))
-        places["cache"] = recorded if recorded.is_file() else as_started(manifest, usual)
+        places["cache"] = recorded if recorded.is_file() else manifest.as_started(usual)
         return config.model_copy(update=places), identities
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
-        raise UserError(f"{path}: not the manifest of a run ({error})") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder}: not the manifest of a run ({error})") from None
 
 
 def export_run(folder: Path, target: Path) -> dict[str, int]:

@@ -27,11 +27,8 @@ from pydantic import TypeAdapter, ValidationError
 from imagescope.config import PACKAGE, RunConfig
 from imagescope.errors import UserError
 from imagescope.files import parse_json, write_text
-from imagescope.records import (
-    Estimate,
-    Trace,
-    plain,
-)
+from imagescope.records import Estimate, Trace, plain
+from imagescope.runs.manifest import Manifest
 from imagescope.terminal import Formatter
 
 log = logging.getLogger("imagescope")
@@ -142,44 +139,6 @@ def _new_folder(parent: Path, clip: str, stamp: str) -> tuple[Path, str]:
     raise UserError(f"{parent}: a thousand runs began within this second")
 
 
-def status(manifest: Mapping[str, Any]) -> str | None:
-    """How a run ended: "finished", "finished with warnings", "failed: why", "interrupted"; or
-    "running". A run of this machine whose process is gone was interrupted, though none could say
-    so."""
-    process = manifest.get("process")
-    if manifest.get("status") == "running" and isinstance(process, Mapping):
-        here = process.get("host") == platform.node()
-        return "running" if not here or running(process.get("pid")) else "interrupted"
-    return manifest.get("status")
-
-
-def read_status(folder: Path) -> str:
-    """The status of a run's folder; "unknown" where its manifest cannot be read."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        return str(status(manifest))
-    except (OSError, ValueError, AttributeError):
-        return "unknown"
-
-
-def running(pid: Any) -> bool:
-    """Whether a process with this number runs on this machine."""
-    try:
-        os.kill(int(pid), 0)
-    except PermissionError:  # somebody else's
-        return True
-    except (OSError, ValueError, TypeError, OverflowError):
-        return False
-    return True
-
-
-def as_started(manifest: Mapping[str, Any], path: str | Path) -> Path:
-    """A path of a run's configuration, seen from the folder in which the run was started; as it
-    is, where it is not there (any more)."""
-    found = Path(str(manifest.get("folder", "")), path)
-    return found if found.exists() else Path(path)
-
-
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in ("imagescope", *PACKAGES):
@@ -234,7 +193,7 @@ def iter_traces(folder: Path) -> Iterator[Trace]:
     except OSError:
         raise UserError(
             f"{folder}: no traces.jsonl; is this a finished run's folder? (its status: "
-            f"{read_status(folder)})"
+            f"{Manifest.read(folder, lenient=True).status})"
         ) from None
     except ValidationError as error:
         first = error.errors()[0]

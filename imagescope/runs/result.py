@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from imagescope.engines.role import Step
-from imagescope.records import Trace
+from imagescope.records import Estimate, Trace
 
 details = logging.getLogger("imagescope.details")  # for output.log; a terminal shows the tables
 HIDDEN = "the targets of this split are hidden: the submission files are the result"
@@ -53,12 +53,12 @@ def log_summary(
         details.info("%s", stage)
         for name, value in found.items():
             for label, estimate in _flat(name, value):
-                details.info("%s: %.2f [%.2f, %.2f]", label, *estimate)
+                details.info(f"{label}: {estimate:.2f}")
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, tuple[float, float, float]]]:
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Estimate]]:
     if isinstance(value, Mapping):
         for inner, found in value.items():
             yield from _flat(f"{name} {inner}", found)
-    elif hasattr(value, "low"):
-        yield name, (value.value, value.low, value.high)
+    elif isinstance(value, Estimate):
+        yield name, value

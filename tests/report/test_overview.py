@@ -14,7 +14,8 @@ from rich.console import Console
 
 from imagescope.errors import UserError
 from imagescope.report.overview import newest, print_overview
-from imagescope.runs.folder import read_status, read_traces
+from imagescope.runs.folder import read_traces
+from imagescope.runs.manifest import Manifest
 
 
 def run(root: Path, dataset: str, stamp: str, status: str, value: float, metric: str) -> Path:
@@ -64,6 +65,6 @@ def test_a_run_whose_process_is_gone_was_interrupted(tmp_path: Path) -> None:
         (tmp_path / "manifest.json").write_text(
             json.dumps({"status": "running", "process": process})
         )
-        assert read_status(tmp_path) == expected
+        assert Manifest.read(tmp_path).status == expected
     with pytest.raises(UserError, match=r"no traces\.jsonl; .*its status: running"):
         read_traces(tmp_path)
