@@ -88,8 +88,8 @@ install_cpu() {
 }
 
 install_package() {
-  say "installing imagescope itself, editable"
-  pip_install --no-deps -e "$ROOT"
+  say "installing imagescope itself and its tiny scenes, editable"
+  pip_install --no-deps -e "$ROOT" -e "$ROOT/script/tiny"
 }
 
 install_dev() {
@@ -135,7 +135,7 @@ ensure_env() {
       fi
     fi
   fi
-  once package "pyproject.toml setup.py" install_package
+  once package "pyproject.toml setup.py script/tiny/pyproject.toml" install_package
   exec 9>&-
 }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imagescope.tiny.datasets import make
+from imagescope_tiny.datasets import make
 
 REPO = Path(__file__).parents[1]
 

@@ -19,8 +19,8 @@ import pytest
 
 from imagescope.config import EncoderConfig, ModelConfig
 from imagescope.engines.base import Pair, Request, Response
-from imagescope.tiny.language import caption
-from imagescope.tiny.scenes import COLOURS, draw, random_scene
+from imagescope_tiny.language import caption
+from imagescope_tiny.scenes import COLOURS, draw, random_scene
 
 SEEN: dict[str, str] = {}  # content -> caption
 ASKED: list[str] = []  # prompts, in order

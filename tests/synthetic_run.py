@@ -21,7 +21,7 @@ from imagescope.records import (
     Verification,
 )
 from imagescope.runs.folder import to_json
-from imagescope.tiny.scenes import draw, random_scene
+from imagescope_tiny.scenes import draw, random_scene
 
 KEEP, TOP_K, ALPHA = 40, 20, 3
 HOSTILE = '</script><img src=x onerror="window.hacked=1"> "quoted" & \u2028 {{ 7*7 }}'

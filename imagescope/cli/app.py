@@ -262,7 +262,7 @@ def tiny_make(
     seed: Annotated[int, Opt(help="The same seed gives the same bytes.")] = 0,
 ) -> None:
     """Draw the scenes and write the six benchmarks' layouts."""
-    from imagescope.tiny.datasets import make
+    from imagescope_tiny.datasets import make
 
     make(root, seed=seed)
 
@@ -275,7 +275,7 @@ def tiny_train(
     seed: Annotated[int, Opt(help="Of weights and samples.")] = 0,
 ) -> None:
     """Train the five checkpoints from nothing."""
-    from imagescope.tiny.train import train_all
+    from imagescope_tiny.train import train_all
 
     train_all(out, only=only, threads=threads, seed=seed)
 
@@ -287,7 +287,7 @@ def tiny_evaluate(
     threads: Annotated[int, Opt(help="Processor threads.")] = 2,
 ) -> None:
     """Measure the five checkpoints on held-out scenes."""
-    from imagescope.tiny.train import evaluate_all
+    from imagescope_tiny.train import evaluate_all
 
     evaluate_all(models, only=only, threads=threads)
 

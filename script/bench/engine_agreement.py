@@ -24,8 +24,8 @@ from imagescope.engines import open_engine
 from imagescope.engines.base import Picture, Request, collect
 from imagescope.methods.parsing import says_yes
 from imagescope.methods.prompts import VERIFICATION
-from imagescope.tiny.language import holds, question, random_claim
-from imagescope.tiny.scenes import draw, random_scene
+from imagescope_tiny.language import holds, question, random_claim
+from imagescope_tiny.scenes import draw, random_scene
 
 PER_IMAGE = 8
 

@@ -49,7 +49,7 @@ from imagescope.engines.openai import OpenAI
 from imagescope.errors import UserError
 from imagescope.redaction import redact
 from imagescope.store.cache import Cache
-from imagescope.tiny.scenes import draw, random_scene
+from imagescope_tiny.scenes import draw, random_scene
 
 ENCODER = Path(__file__).parents[2] / "data" / "tiny" / "models" / "encoder"
 KEY = "sk-a-key-that-nobody-may-see"

@@ -33,8 +33,8 @@ from imagescope.engines.transformers import Transformers
 from imagescope.errors import UserError
 from imagescope.methods.prompts import fill, load_prompts
 from imagescope.models import device
-from imagescope.tiny.language import holds, question, random_claim
-from imagescope.tiny.scenes import draw, random_scene
+from imagescope_tiny.language import holds, question, random_claim
+from imagescope_tiny.scenes import draw, random_scene
 
 MODELS = Path(__file__).parents[2] / "data" / "tiny" / "models"
 TEMPLATES = {"verifier": "{prompt}", "captioner": "USER:<image>\n{prompt}\nASSISTANT:"}

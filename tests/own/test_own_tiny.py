@@ -21,9 +21,9 @@ import pytest
 from imagescope.config import ROLES, config_path
 from imagescope.own.indexing import build
 from imagescope.own.scope import ImageScope
-from imagescope.tiny.changes import instruction, random_changes
-from imagescope.tiny.language import caption
-from imagescope.tiny.scenes import draw, random_scene
+from imagescope_tiny.changes import instruction, random_changes
+from imagescope_tiny.language import caption
+from imagescope_tiny.scenes import draw, random_scene
 
 MODELS = Path(__file__).parents[2] / "data" / "tiny" / "models"
 ABSENT = [role for role in (*ROLES, "encoder") if not (MODELS / role).is_dir()]

@@ -11,9 +11,9 @@ from random import Random
 import pytest
 from PIL import Image
 
-from imagescope.tiny import datasets, datasets_composed, families
-from imagescope.tiny.changes import apply
-from imagescope.tiny.scenes import split_of
+from imagescope_tiny import datasets, datasets_composed, families
+from imagescope_tiny.changes import apply
+from imagescope_tiny.scenes import split_of
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 

@@ -9,12 +9,12 @@ import torch
 from imagescope.errors import UserError
 from imagescope.methods.prompts import VERIFICATION, load_prompts
 from imagescope.models.images import canvas
-from imagescope.tiny import captioner, encoder, evaluator, reasoner, verifier, vision, wishes
-from imagescope.tiny.language import judgement, satisfied
-from imagescope.tiny.learning import IGNORED, batch_texts, renamed
-from imagescope.tiny.scenes import random_scene, split_of
-from imagescope.tiny.tokens import word_tokenizer
-from imagescope.tiny.train import evaluate_all, train_all
+from imagescope_tiny import captioner, encoder, evaluator, reasoner, verifier, vision, wishes
+from imagescope_tiny.language import judgement, satisfied
+from imagescope_tiny.learning import IGNORED, batch_texts, renamed
+from imagescope_tiny.scenes import random_scene, split_of
+from imagescope_tiny.tokens import word_tokenizer
+from imagescope_tiny.train import evaluate_all, train_all
 
 MODELS = Path(__file__).parents[2] / "data" / "tiny" / "models"
 

@@ -11,8 +11,8 @@ import pytest
 
 from imagescope.methods.parsing import OK, parse_questions, parse_synthesis
 from imagescope.methods.prompts import load_prompts
-from imagescope.tiny import answers, changes, language, scenes
-from imagescope.tiny.dialogues import ROUNDS, can_talk, dialogue
+from imagescope_tiny import answers, changes, language, scenes
+from imagescope_tiny.dialogues import ROUNDS, can_talk, dialogue
 
 
 def _scenes(count: int, seed: int = 0) -> list[scenes.Scene]:
@@ -216,7 +216,7 @@ def test_a_search_is_answered_with_what_it_names_and_no_more():
 
 
 def test_the_reasoner_s_tokenizer_gives_texts_back():
-    reasoner = pytest.importorskip("imagescope.tiny.reasoner")
+    reasoner = pytest.importorskip("imagescope_tiny.reasoner")
     tokenizer = reasoner.make_tokenizer()
     assert len(tokenizer) < 1200
     source = reasoner.samples(Random(10), "benchmark")

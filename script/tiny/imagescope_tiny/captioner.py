@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imagescope.tiny import vision
-from imagescope.tiny.language import caption, parse_caption
-from imagescope.tiny.learning import (
+from imagescope_tiny import vision
+from imagescope_tiny.language import caption, parse_caption
+from imagescope_tiny.learning import (
     Progress,
     answer_loss,
     batch_texts,
@@ -23,8 +23,8 @@ from imagescope.tiny.learning import (
     quiet,
     start,
 )
-from imagescope.tiny.scenes import random_scene
-from imagescope.tiny.tokens import word_tokenizer
+from imagescope_tiny.scenes import random_scene
+from imagescope_tiny.tokens import word_tokenizer
 
 ASK = "USER:{image}\n{request}\nASSISTANT:"  # the captioner's raw prompt
 REQUEST = "Describe the image."  # what configs/prompts/tiny/caption.txt asks

@@ -15,11 +15,11 @@ from random import Random
 
 from imagescope.methods.prompts import Prompts, atomic_instructions, fill
 from imagescope.records import BLANK_IMAGE, Edit
-from imagescope.tiny import changes as edits
-from imagescope.tiny import language
-from imagescope.tiny.changes import Change
-from imagescope.tiny.dialogues import Round, can_talk, dialogue
-from imagescope.tiny.scenes import CELLS, COLOURS, SHAPES, Scene, Thing, random_scene, random_thing
+from imagescope_tiny import changes as edits
+from imagescope_tiny import language
+from imagescope_tiny.changes import Change
+from imagescope_tiny.dialogues import Round, can_talk, dialogue
+from imagescope_tiny.scenes import CELLS, COLOURS, SHAPES, Scene, Thing, random_scene, random_thing
 
 
 @dataclass(frozen=True, slots=True)

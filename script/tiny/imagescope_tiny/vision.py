@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from imagescope.tiny.learning import Progress, fan_in, fit, quiet
-from imagescope.tiny.scenes import (
+from imagescope_tiny.learning import Progress, fan_in, fit, quiet
+from imagescope_tiny.scenes import (
     BACKGROUNDS,
     CELLS,
     COLOURS,

@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from imagescope.tiny.changes import Change, random_changes
-from imagescope.tiny.scenes import Scene, random_scene
+from imagescope_tiny.changes import Change, random_changes
+from imagescope_tiny.scenes import Scene, random_scene
 
 SPLIT = "benchmark"
 _TRIES = 200

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from imagescope.tiny import vision
-from imagescope.tiny.language import caption, descriptions, free_caption, random_description
-from imagescope.tiny.learning import Progress, export, fan_in, fit, quiet, start
-from imagescope.tiny.scenes import Scene, neighbours, random_scene
-from imagescope.tiny.tokens import word_tokenizer
+from imagescope_tiny import vision
+from imagescope_tiny.language import caption, descriptions, free_caption, random_description
+from imagescope_tiny.learning import Progress, export, fan_in, fit, quiet, start
+from imagescope_tiny.scenes import Scene, neighbours, random_scene
+from imagescope_tiny.tokens import word_tokenizer
 
 MAX_TOKENS = 77
 PROJECTION = 32

@@ -7,10 +7,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from imagescope.tiny.changes import LOOK, Change, clause, instruction
-from imagescope.tiny.families import Step, families
-from imagescope.tiny.language import claim_of, phrase
-from imagescope.tiny.scenes import Scene, draw
+from imagescope_tiny.changes import LOOK, Change, clause, instruction
+from imagescope_tiny.families import Step, families
+from imagescope_tiny.language import claim_of, phrase
+from imagescope_tiny.scenes import Scene, draw
 
 CIRR_SETS = {"val": ("dev", 100), "test1": ("test1", 20)}  # of six images, four queries each
 CIRR_SET, CIRR_QUERIES = 6, 4

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from imagescope.methods.parsing import accepts
 from imagescope.models.images import canvas
-from imagescope.tiny import changes as edits
-from imagescope.tiny import vision
-from imagescope.tiny.changes import Change
-from imagescope.tiny.language import caption, judgement, satisfied
-from imagescope.tiny.learning import (
+from imagescope_tiny import changes as edits
+from imagescope_tiny import vision
+from imagescope_tiny.changes import Change
+from imagescope_tiny.language import caption, judgement, satisfied
+from imagescope_tiny.learning import (
     Progress,
     answer_loss,
     batch_texts,
@@ -31,9 +31,9 @@ from imagescope.tiny.learning import (
     quiet,
     start,
 )
-from imagescope.tiny.scenes import CELLS, Scene, draw, neighbour, random_scene
-from imagescope.tiny.tokens import word_tokenizer
-from imagescope.tiny.wishes import any_wish, cases, edit_wish, wish_for
+from imagescope_tiny.scenes import CELLS, Scene, draw, neighbour, random_scene
+from imagescope_tiny.tokens import word_tokenizer
+from imagescope_tiny.wishes import any_wish, cases, edit_wish, wish_for
 
 ASK = "Right image: {instruction}"  # what configs/prompts/tiny/evaluation.txt asks
 CYCLES = ((1500, 1200, 3e-3), (2500, 700, 1.5e-3))  # families of scenes, steps, rate

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
-from imagescope.tiny import changes as edits
-from imagescope.tiny.changes import Change
-from imagescope.tiny.dialogues import can_talk, dialogue
-from imagescope.tiny.language import (
+from imagescope_tiny import changes as edits
+from imagescope_tiny.changes import Change
+from imagescope_tiny.dialogues import can_talk, dialogue
+from imagescope_tiny.language import (
     ATTRIBUTES,
     Claim,
     caption,
@@ -22,7 +22,7 @@ from imagescope.tiny.language import (
     satisfied,
     scene_claims,
 )
-from imagescope.tiny.scenes import Scene, neighbour, neighbours, random_scene, split_of
+from imagescope_tiny.scenes import Scene, neighbour, neighbours, random_scene, split_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
-from imagescope.tiny.language import ATTRIBUTES, Claim, claim_of, join, phrase, satisfied
-from imagescope.tiny.scenes import (
+from imagescope_tiny.language import ATTRIBUTES, Claim, claim_of, join, phrase, satisfied
+from imagescope_tiny.scenes import (
     BACKGROUNDS,
     CELLS,
     COLOURS,

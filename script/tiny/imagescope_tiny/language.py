@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
-from imagescope.tiny.scenes import (
+from imagescope_tiny.scenes import (
     BACKGROUNDS,
     CELLS,
     COLOURS,

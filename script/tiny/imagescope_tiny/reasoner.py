@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from imagescope.methods.parsing import OK, find_json
 from imagescope.methods.prompts import load_prompts
-from imagescope.tiny.answers import (
+from imagescope_tiny.answers import (
     Sample,
     composed_sample,
     dialogue_samples,
@@ -30,8 +30,8 @@ from imagescope.tiny.answers import (
     search_sample,
     text_sample,
 )
-from imagescope.tiny.changes import TYPES
-from imagescope.tiny.learning import (
+from imagescope_tiny.changes import TYPES
+from imagescope_tiny.learning import (
     IGNORED,
     Progress,
     batch_texts,
@@ -40,8 +40,8 @@ from imagescope.tiny.learning import (
     quiet,
     start,
 )
-from imagescope.tiny.scenes import BACKGROUNDS, CELLS, COLOURS, SHAPES, SIZES
-from imagescope.tiny.tokens import word_tokenizer
+from imagescope_tiny.scenes import BACKGROUNDS, CELLS, COLOURS, SHAPES, SIZES
+from imagescope_tiny.tokens import word_tokenizer
 
 STEPS, WARMUP, BATCH = 3400, 100, 32
 RATES = 4e-3, 1e-2  # of matrices; of embeddings and norms

@@ -18,11 +18,11 @@ from typing import Any
 from imagescope.benchmarks import SPECS
 from imagescope.benchmarks.base import COUNTS, Options, Source, Spec
 from imagescope.errors import UserError
-from imagescope.tiny.datasets_composed import write_circo, write_cirr, write_fashioniq
-from imagescope.tiny.dialogues import can_talk, dialogue
-from imagescope.tiny.families import families
-from imagescope.tiny.language import free_caption
-from imagescope.tiny.scenes import Scene, draw
+from imagescope_tiny.datasets_composed import write_circo, write_cirr, write_fashioniq
+from imagescope_tiny.dialogues import can_talk, dialogue
+from imagescope_tiny.families import families
+from imagescope_tiny.language import free_caption
+from imagescope_tiny.scenes import Scene, draw
 
 VERSION = 2  # raise it when anything that is written changes
 MANIFEST = "manifest.json"

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imagescope.tiny import vision
-from imagescope.tiny.changes import LOOK, claims, random_changes
-from imagescope.tiny.language import (
+from imagescope_tiny import vision
+from imagescope_tiny.changes import LOOK, claims, random_changes
+from imagescope_tiny.language import (
     ATTRIBUTES,
     Claim,
     claim_of,
@@ -21,7 +21,7 @@ from imagescope.tiny.language import (
     question,
     random_claim,
 )
-from imagescope.tiny.learning import (
+from imagescope_tiny.learning import (
     Progress,
     answer_loss,
     batch_texts,
@@ -31,7 +31,7 @@ from imagescope.tiny.learning import (
     quiet,
     start,
 )
-from imagescope.tiny.scenes import (
+from imagescope_tiny.scenes import (
     BACKGROUNDS,
     CELLS,
     COLOURS,
@@ -41,7 +41,7 @@ from imagescope.tiny.scenes import (
     random_scene,
     random_thing,
 )
-from imagescope.tiny.tokens import word_tokenizer
+from imagescope_tiny.tokens import word_tokenizer
 
 PROMPT = "Answer the question with Yes or No. {question}"  # stage 2 asks so
 LAYERS = 3

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from random import Random
 
-from imagescope.tiny.language import Claim, claim_of, describe, phrase
-from imagescope.tiny.scenes import BACKGROUNDS, CELLS, COLOURS, SHAPES, SIZES, Scene
+from imagescope_tiny.language import Claim, claim_of, describe, phrase
+from imagescope_tiny.scenes import BACKGROUNDS, CELLS, COLOURS, SHAPES, SIZES, Scene
 
 ROUNDS = 10
 
