@@ -45,8 +45,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-tiny_app = typer.Typer(help="Synthetic scenes and five small, really trained checkpoints.")
-app.add_typer(tiny_app, name="tiny", no_args_is_help=True)
 app.add_typer(data_app, name="data", no_args_is_help=True)
 app.add_typer(submission_app, name="submission", no_args_is_help=True)
 app.add_typer(cache_app, name="cache", no_args_is_help=True)
@@ -254,42 +252,6 @@ def overview(
     from imagescope.report.overview import newest, print_overview
 
     print_overview(newest(runs, run_name), console)
-
-
-@tiny_app.command("make")
-def tiny_make(
-    root: Annotated[Path, typer.Argument(help="Where the six datasets go.")] = Path("data/tiny"),
-    seed: Annotated[int, Opt(help="The same seed gives the same bytes.")] = 0,
-) -> None:
-    """Draw the scenes and write the six benchmarks' layouts."""
-    from imagescope_tiny.datasets import make
-
-    make(root, seed=seed)
-
-
-@tiny_app.command("train")
-def tiny_train(
-    out: Annotated[Path, typer.Argument(help="Where the checkpoints go.")],
-    only: Annotated[list[str] | None, Opt(help="Only these roles (repeat).")] = None,
-    threads: Annotated[int, Opt(help="Processor threads.")] = 2,
-    seed: Annotated[int, Opt(help="Of weights and samples.")] = 0,
-) -> None:
-    """Train the five checkpoints from nothing."""
-    from imagescope_tiny.train import train_all
-
-    train_all(out, only=only, threads=threads, seed=seed)
-
-
-@tiny_app.command("evaluate")
-def tiny_evaluate(
-    models: Annotated[Path, typer.Argument(help="The checkpoints.")] = Path("data/tiny/models"),
-    only: Annotated[list[str] | None, Opt(help="Only these roles (repeat).")] = None,
-    threads: Annotated[int, Opt(help="Processor threads.")] = 2,
-) -> None:
-    """Measure the five checkpoints on held-out scenes."""
-    from imagescope_tiny.train import evaluate_all
-
-    evaluate_all(models, only=only, threads=threads)
 
 
 def main(argv: list[str] | None = None) -> int:

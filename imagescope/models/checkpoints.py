@@ -46,8 +46,7 @@ def locate(model: str) -> str:
         raise UserError(
             f"no such checkpoint folder: {model} (looked from {Path.cwd()} and from "
             f"{PACKAGE.parent}). A hub checkpoint is named OWNER/NAME; the tiny ones are in "
-            "data/tiny/models of the repository, not of the wheel: work in a clone, or make them "
-            "(`imagescope tiny train data/tiny/models`)."
+            "data/tiny/models of the repository, not of the wheel: work in a clone."
         )
     return model
 

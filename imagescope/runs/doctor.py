@@ -152,7 +152,7 @@ def _datasets(data_root: Path) -> Iterator[Check]:
         return
     for check in checks:  # not one is there: then all of them are what is missing
         yield Check(check.group, check.name, "missing", check.found, check.remedy)
-    drawn = "scenes in the layouts of all of these, to try everything with"
+    drawn = "scenes in the layouts of all of these, to try everything with (a clone's script/tiny)"
     yield Check("datasets", "drawn scenes", "optional", drawn, f"imagescope tiny make {data_root}")
 
 

@@ -45,7 +45,7 @@ def test_the_version_is_told(capsys: Said) -> None:
     assert capsys.readouterr().out == f"imagescope {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["", "run", "cache prune", "tiny make"])
+@pytest.mark.parametrize("command", ["", "run", "cache prune"])
 def test_h_is_help(command: str, capsys: Said) -> None:
     assert main([*command.split(), "-h"]) == 0
     short = capsys.readouterr().out
@@ -102,12 +102,6 @@ def test_broken_run_folders_do_not_end_an_overview(tmp_path: Path, capsys: Said)
     assert main(["overview", str(tmp_path)]) == 1
     assert "no finished run" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "CIRR" / "default" / "b")]) == 1
-
-
-def test_tiny_data_that_cannot_be_written(tmp_path: Path, capsys: Said) -> None:
-    (tmp_path / "file").write_text("")
-    assert main(["tiny", "make", str(tmp_path / "file" / "x")]) == 1
-    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_another_package_brings_a_command(

@@ -12,6 +12,7 @@ training of five small checkpoints that master them.
     learning.py, tokens.py, vision.py   what the five trainings share
     encoder.py captioner.py reasoner.py verifier.py evaluator.py   one checkpoint each
     train.py      all of them
+    cli.py        `imagescope tiny`
 
 Nothing here is known to the pipeline: it sees datasets and checkpoints like any others.
 """
