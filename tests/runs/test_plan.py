@@ -1,4 +1,4 @@
-"""The plan: whose earlier cost it goes by, and how it opens its engines."""
+"""The plan: any method's steps, whose earlier cost it goes by, and how it opens its engines."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from benchmark_files import small_cirr
 
-from imagescope.config import RunConfig, load_models
+from imagescope.config import RunConfig, load_models, load_run
 from imagescope.errors import UserError
-from imagescope.runs import plan
+from imagescope.runs import pipeline, plan, plan_context
 from imagescope.runs.folder import machine
-from imagescope.runs.plan import Forecast
+from imagescope.runs.plan_context import Forecast
 
 
 def settings(root: Path, **more: Any) -> RunConfig:
@@ -43,9 +43,9 @@ def earlier(config: RunConfig, dataset: str, started: str | None, seconds: float
 
 
 def remembered(config: RunConfig) -> float | None:
-    row = Forecast("synthesis", 1, 0, 0, 0)
-    plan._remember(config, [row])
-    return row.seconds
+    row = Forecast(role="reasoner", wanted=1, asked=1)
+    plan._remember(config, {"synthesis": row})
+    return row.expected_seconds
 
 
 def test_the_newest_run_of_the_same_dataset_tells_the_time(tmp_path: Path) -> None:
@@ -80,7 +80,46 @@ def test_the_plan_opens_engines_as_the_run_would(
     def opened(*_: Any, ray_address: str | None = None) -> None:
         raise UserError(f"joined {ray_address}")
 
-    monkeypatch.setattr(plan, "open_engine", opened)
+    monkeypatch.setattr(plan_context, "open_engine", opened)
     small_cirr(tmp_path)
     with pytest.raises(UserError, match="joined auto"):
         plan.forecast(settings(tmp_path, ray_address="auto"))
+
+
+def tiny_cirr(data: Path, work: Path, method: str) -> RunConfig:
+    places = {"image_db": work / "db", "cache": work / "cache.sqlite", "runs": work / "runs"}
+    given = {"models": "tiny", "engine": "transformers", "data_root": data, "limit": 4}
+    return load_run("CIRR", given | places | {"method": method})
+
+
+@pytest.mark.parametrize("method", ["cirevl", "image+text", "imagescope"])
+def test_any_method_is_planned_before_and_after_its_run(
+    method: str, tiny_data: Path, tmp_path: Path
+) -> None:
+    """Before: captions are counted exactly, what follows from typical answers is marked, nothing
+    is written. After: everything is there, counted as the run counted it."""
+    config = tiny_cirr(tiny_data, tmp_path, method)
+    before = plan.forecast(config)
+    assert not list(tmp_path.iterdir())
+    for step, row in before.items():
+        assert row.exact is (step == "captions") and row.to_ask == row.wanted > 0
+    if "edit" in before:
+        assert before["edit"].role == "reasoner" and before["edit"].wanted == 4
+    if "verification" in before:
+        typical = 4 * 20 * 3  # queries, candidates, questions of the typical answer
+        assert before["verification"].to_ask == before["verification"].images == typical
+        assert before["evaluation"].images == 2 * before["evaluation"].wanted == 2 * 4 * 3
+    steps = pipeline.run(config).steps
+    after = plan.forecast(config)
+    assert after.keys() == before.keys() == steps.keys()
+    for step, row in after.items():
+        assert (row.exact, row.to_ask, row.wanted) == (True, 0, steps[step].wanted), step
+
+
+def test_what_an_interrupted_run_left_is_counted(tiny_data: Path, tmp_path: Path) -> None:
+    config = tiny_cirr(tiny_data, tmp_path, "cirevl")
+    pipeline.run(config)
+    more = plan.forecast(config.model_copy(update={"limit": 8}))
+    assert more["captions"].exact and 0 < more["captions"].to_ask < more["captions"].wanted
+    assert more["edit"].cached >= 4 and more["edit"].to_ask <= 4
+    assert not more["edit"].exact and not more["retrieval"].exact

@@ -1,0 +1,240 @@
+"""A plan's context (methods/base.py): a method runs, and nothing but its requests is counted.
+
+What the cache does not hold is answered with the method's typical answer, and vectors that are not
+held are replaced by others. What follows from them is an estimate.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from imagescope.arrays import Array
+from imagescope.config import RunConfig
+from imagescope.encoders.base import CachedTexts, Encoder
+from imagescope.engines import open_engine
+from imagescope.engines.base import Pair, Request, Response
+from imagescope.engines.cached import Cached
+from imagescope.engines.role import Role, Step
+from imagescope.engines.roles import checkpoint
+from imagescope.errors import UserError
+from imagescope.gallery.vectors import GalleryVectors
+from imagescope.methods.context import RunContext
+from imagescope.records import Query, Ranking
+from imagescope.runs.preflight import identifiable
+from imagescope.search.score import Score
+from imagescope.store.cache import Cache
+
+T = TypeVar("T")
+CHARACTERS = 4  # a token, in English text, where no earlier run tells
+CAPTION = "A dog."  # a typical answer of the captioner
+WIDTH = 4  # of vectors that stand for unknown ones
+
+
+@dataclass
+class Forecast(Step):
+    """A step that is still to come, and who does it.
+
+    images: sent to the model.  exact: False where the counts follow from typical answers.
+    identified: whether the checkpoint is here, so that its answers could be looked up at all.
+    expected_*: by earlier runs, None where there was none.
+    """
+
+    role: str = "encoder"
+    images: int = 0
+    exact: bool = True
+    identified: bool = True
+    expected_tokens: float | None = None
+    expected_output: float | None = None
+    expected_seconds: float | None = None
+
+    @property
+    def to_ask(self) -> int:
+        """How many requests; that typical ones repeat one another says nothing of the real ones."""
+        return self.asked if self.exact else self.wanted - self.cached
+
+
+class _Foreseen(Cached):
+    """Answers from the cache; what is not there is answered with `typical`."""
+
+    typical = ""
+
+    @property
+    def identified(self) -> bool:
+        return "unidentified" not in self.identity
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        try:
+            if self._declared.get("engine") == "openai" or identifiable(
+                self._declared["model"], self._declared["revision"]
+            ):
+                return super().identity
+        except UserError:  # incomplete, say
+            pass
+        return {"unidentified": self._declared}  # nothing is held under this
+
+    def _ask(self, chunks: list[list[Request]]) -> Iterator[tuple[int, list[Response]]]:
+        for number, chunk in enumerate(chunks):
+            yield number, [Response(self.typical)] * len(chunk)
+
+
+@dataclass
+class _PlannedRole(Role):
+    """A role whose requests are counted in the context's steps."""
+
+    context: PlanContext = field(kw_only=True)
+
+    def ask(
+        self,
+        requests: Sequence[Request],
+        label: str,
+        about: Sequence[str],
+        wanted: int | None = None,
+    ) -> list[Response]:
+        step, engine, wanted = label.split(",")[0], self.engine, wanted or len(requests)
+        assert isinstance(engine, _Foreseen)
+        engine.typical = self.context.typical.get(step, "")
+        row = self.context.row(step, self.name)
+        row.identified = engine.identified
+        images = sum(1 + isinstance(image, Pair) for r in requests for image in r.images)
+        row.images += images * wanted // max(1, len(requests))
+        characters = sum(len(r.prompt) for r in requests) * wanted / max(1, len(requests))
+        row.prompt_tokens += round(characters / CHARACTERS)
+        asked = row.asked
+        responses = super().ask(requests, label, about, wanted)
+        self.context.exact = self.context.exact and row.asked == asked
+        return responses
+
+
+class ReadOnly(Cache):
+    """A cache in which nothing is kept."""
+
+    def insert(self, table: str, rows: Sequence[Any], conflict: str = "REPLACE") -> None: ...
+
+
+class _Unknown(Exception):
+    """Vectors that only the encoder could make; how many."""
+
+
+class _Unloaded(Encoder):
+    """An encoder that may not be asked."""
+
+    def images(self, paths: Sequence[str | os.PathLike[str]]) -> tuple[Array, Array]:
+        raise _Unknown(len(paths))
+
+    def texts(self, texts: Sequence[str]) -> Array:
+        raise _Unknown(len(texts))
+
+
+class _HeldVectors(CachedTexts):
+    """The vectors that are held. stand_in: the unit vector in place of one that is not, as long as
+    the gallery's.  unknown: whether it was given, from then on for all."""
+
+    stand_in: Array = np.full(WIDTH, WIDTH**-0.5, np.float32)
+    unknown = False
+
+    def lookup(self, texts: Sequence[str]) -> dict[str, Array]:
+        distinct = len(set(texts))
+        lacking = distinct if self.unknown else self.missing(texts)
+        if not lacking:
+            return super().lookup(texts)
+        return self._substituted(texts, len(texts), distinct - lacking, lacking)
+
+    def _images(self, paths: Sequence[Path]) -> dict[Path, Array]:
+        if self.unknown:
+            return self._substituted(paths, len(paths), 0, len(paths))
+        try:
+            return super()._images(paths)
+        except _Unknown as unknown:
+            return self._substituted(paths, 0, 0, unknown.args[0])
+
+    def _substituted(self, items: Sequence[T], *counts: int) -> dict[T, Array]:
+        self._counts = [a + b for a, b in zip(self._counts, counts, strict=True)]
+        self.unknown = True
+        return dict.fromkeys(items, self.stand_in)
+
+
+class PlanContext(RunContext):
+    """A plan's context (methods/base.py): a run's, without the models.
+
+    typical: step -> the answer in place of an unknown one.  exact: False once one was given.
+    """
+
+    def __init__(self, config: RunConfig, typical: Mapping[str, str], cache: Cache, **rest: Any):
+        super().__init__(config, cache=cache, **rest)
+        self.typical, self.exact = {"captions": CAPTION, **typical}, True
+        self._config, self._cache = config, cache
+        self.encoder = _Unloaded(config.models.encoder)
+        self.vectors: _HeldVectors = _HeldVectors(self.encoder, cache)
+
+    def row(self, step: str, role: str) -> Forecast:
+        row = self.steps.setdefault(step, Forecast(role=role))
+        assert isinstance(row, Forecast)
+        row.exact = row.exact and self.exact
+        return row
+
+    @contextmanager
+    def role(self, name: str) -> Iterator[Role]:
+        config, settings = self._config.models.role(name), self._config
+        engine = open_engine(checkpoint(config), settings.engine, ray_address=settings.ray_address)
+        cached = _Foreseen(engine, self._cache)
+        yield _PlannedRole(name, cached, config, self.steps, context=self)
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[Forecast]:
+        row = self.row(name, "encoder")
+        row.identified = identifiable(self.encoder.config.model, self.encoder.config.revision)
+        with super()._timed(name):
+            yield row
+        self.exact = self.exact and not self.vectors.unknown
+
+    def rows(self, captions: bool = False) -> GalleryVectors:
+        captions = captions or self._captions is not None
+        if captions not in self._rows:
+            self._rows[captions] = self._gallery_vectors(captions)
+        return self._rows[captions]
+
+    def _gallery_vectors(self, captions: bool) -> GalleryVectors:
+        """The gallery's vectors, or as many others where the encoder would have to be asked."""
+        names = self.gallery.names
+        if captions and self._captions is None:
+            self.captions()
+        with self._timed("embedding") as row:
+            row.wanted, row.images = len(names) * (1 + captions), len(names)
+            told = not captions or not self.steps["captions"].asked
+            try:
+                if not (told and row.identified):
+                    raise _Unknown
+                texts = self._captions if captions else None
+                vectors = self.db.vectors(self.encoder, self.vectors, texts)
+                self.vectors.stand_in = np.eye(1, vectors.images.shape[1], dtype=np.float32)[0]
+                row.cached, row.exact = row.wanted, True
+            except _Unknown:
+                row.exact, self.vectors.unknown = False, True
+                same = np.tile(self.vectors.stand_in, (len(names), 1))
+                vectors = GalleryVectors(names, same, same, np.ones(len(names), bool))
+        return vectors
+
+    def means(self, groups: Sequence[Sequence[str]]) -> Array:
+        self.rows()  # as long as the gallery's
+        return super().means(groups)
+
+    def search(self, queries: Sequence[Query], score: Score) -> list[Ranking]:
+        if not self.vectors.unknown:
+            return super().search(queries, score)
+        pools = (self.gallery.names if q.candidates is None else q.candidates for q in queries)
+        return [_first(pool, query, self.keep) for pool, query in zip(pools, queries, strict=True)]
+
+
+def _first(pool: Sequence[str], query: Query, keep: int) -> Ranking:
+    """The pool's first images, in place of a ranking."""
+    names = [name for name in pool[: keep + len(query.exclude)] if name not in query.exclude]
+    return Ranking(tuple(names[:keep]), (0.0,) * len(names[:keep]), pool=len(pool))
