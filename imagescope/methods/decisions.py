@@ -40,14 +40,14 @@ def says_yes(text: str, reading: Reading = "tolerant") -> bool | None:
     words = _words(without_reasoning(text)[:LONGEST])
     if marked := _DECISION.findall(words):
         return marked[-1] == "yes"
-    found = set()
+    answers = set()
     if leading := _LEADING.match(words):
-        found.add(leading[1])
+        answers.add(leading[1])
     if trailing := _TRAILING.search(words):
         sentence = re.split(r"[.!?\n]", words[: trailing.start(1)][-300:])[-1]
         if not _DENIAL.search(sentence):
-            found.add(trailing[1])
-    return found == {"yes"} if len(found) == 1 else None
+            answers.add(trailing[1])
+    return answers == {"yes"} if len(answers) == 1 else None
 
 
 def accepts(text: str, reading: Reading = "tolerant") -> bool | None:

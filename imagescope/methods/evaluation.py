@@ -31,7 +31,7 @@ def evaluate(
     rank by rank, so that the engine sees large batches. A candidate that could not be judged, or
     whose judgement is not understood, stays where it is, and the judgement says why.
     """
-    judged: list[list[Judgement]] = [[] for _ in queries]
+    judgements: list[list[Judgement]] = [[] for _ in queries]
     open_queries = [i for i, q in enumerate(queries) if not q.verbatim]
     for rank in range(alpha):
         open_queries = [i for i in open_queries if rank < len(rankings[i].names)]
@@ -49,19 +49,19 @@ def evaluate(
             decision = None if response.error else accepts(response.text, reading)
             unread = decision is None and not response.error
             text = f"(not judged: {response.error})" if response.error else response.text
-            judged[i].append(Judgement(rankings[i].names[rank], decision is True, text, unread))
+            judgements[i].append(Judgement(rankings[i].names[rank], decision is True, text, unread))
             if not decision:
                 undecided.append(i)
         open_queries = undecided
-    if any(judged):
-        evaluator.unread("evaluation", sum(j.unread for found in judged for j in found))
-    return [_promote(found, r) for found, r in zip(judged, rankings, strict=True)]
+    if any(judgements):
+        evaluator.unread("evaluation", sum(j.unread for row in judgements for j in row))
+    return [_promote(row, r) for row, r in zip(judgements, rankings, strict=True)]
 
 
-def _promote(found: list[Judgement], ranking: Ranking) -> tuple[Evaluation | None, Ranking]:
-    if not found:
+def _promote(judgements: list[Judgement], ranking: Ranking) -> tuple[Evaluation | None, Ranking]:
+    if not judgements:
         return None, ranking
-    if found[-1].accepted:
-        head = [found[-1].candidate, *(j.candidate for j in found[:-1])]
+    if judgements[-1].accepted:
+        head = [judgements[-1].candidate, *(j.candidate for j in judgements[:-1])]
         ranking = reorder(ranking, head)
-    return Evaluation(tuple(found)), ranking
+    return Evaluation(tuple(judgements)), ranking

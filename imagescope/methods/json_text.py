@@ -51,16 +51,16 @@ class _Metered(str):
 
     @classmethod
     def of(cls, text: str, budget: Budget) -> _Metered:
-        made = cls(text)
-        made.budget = budget
-        return made
+        metered = cls(text)
+        metered.budget = budget
+        return metered
 
     def __getitem__(self, index: Any) -> str:
         self.budget.looks -= 1
         if self.budget.looks < 0:
             raise _TooMuch
-        found = str.__getitem__(self, index)
-        return _Metered.of(found, self.budget) if isinstance(index, slice) else found
+        piece = str.__getitem__(self, index)
+        return _Metered.of(piece, self.budget) if isinstance(index, slice) else piece
 
     def __add__(self, other: str) -> str:
         return _Metered.of(str.__add__(self, other), self.budget)
@@ -103,8 +103,8 @@ def json_values(text: str) -> Iterator[Value]:
     tries = TRIES
     for part in _parts(text[:LONGEST]):
         place = 0
-        while tries and (found := _START.search(part, place)):
-            tries, start = tries - 1, found.start()
+        while tries and (opening := _START.search(part, place)):
+            tries, start = tries - 1, opening.start()
             try:
                 content, place = _DECODER.raw_decode(part, start)
             except (ValueError, RecursionError):
@@ -186,10 +186,10 @@ def _whole(text: str, start: int) -> int:
 def _nesting(text: str) -> Iterator[tuple[int, int]]:
     """(place behind a bracket, how many are open there); brackets inside texts do not count."""
     depth = 0
-    for found in _BRACKET.finditer(text):
-        if len(found[0]) == 1 and found[0] != '"':
-            depth += 1 if found[0] in "{[" else -1
-            yield found.end(), depth
+    for bracket in _BRACKET.finditer(text):
+        if len(bracket[0]) == 1 and bracket[0] != '"':
+            depth += 1 if bracket[0] in "{[" else -1
+            yield bracket.end(), depth
 
 
 def _closed(text: str) -> int | None:
@@ -200,7 +200,7 @@ def _closed(text: str) -> int | None:
 def _depth(text: str) -> int:
     """The most brackets that are open at once, whether or not a quote comes before them."""
     depth = deepest = 0
-    for found in re.finditer(r"[\[\]{}]", text):
-        depth = max(0, depth + (1 if found[0] in "{[" else -1))
+    for bracket in re.finditer(r"[\[\]{}]", text):
+        depth = max(0, depth + (1 if bracket[0] in "{[" else -1))
         deepest = max(deepest, depth)
     return deepest

@@ -135,10 +135,10 @@ def _values(
         return [], "fallback: only reasoning"
     if not re.search(r"[\[{]", answer[:LONGEST]):
         return [], "fallback: no JSON"
-    return _known(json_values(answer)), "fallback: no JSON object"
+    return _unwrapped(json_values(answer)), "fallback: no JSON object"
 
 
-def _known(values: Iterator[Value]) -> Iterator[Value]:
+def _unwrapped(values: Iterator[Value]) -> Iterator[Value]:
     """The same, and what wrappers hold: an object in an object, objects in a list."""
     for value in values:
         yield value
@@ -156,9 +156,9 @@ def _edits(content: Any, reading: Reading) -> tuple[tuple[Edit, ...], bool]:
         pairs = pairs if isinstance(pairs, list) else []
         usable = [p for p in pairs if _two(p) and isinstance(p[1], str) and p[1].strip()]
         return tuple(Edit(_clean(a), _clean(b)) for a, b in usable), len(usable) == len(pairs)
-    given = _given(content, _EDITS) if isinstance(content, dict) else content
-    entries = _entries(given, _TYPE, lambda words: _is_type(words[0]) and not _is_type(words[1]))
-    if given is content and not all(_is_type(_pair(e, _TYPE, _TEXT, _typed)[0]) for e in entries):
+    value = _under(content, _EDITS) if isinstance(content, dict) else content
+    entries = _entries(value, _TYPE, lambda words: _is_type(words[0]) and not _is_type(words[1]))
+    if value is content and not all(_is_type(_pair(e, _TYPE, _TEXT, _typed)[0]) for e in entries):
         return (), True  # a bare list of something else
     pairs = [_pair(entry, _TYPE, _TEXT, _typed) for entry in entries]
     edits = [Edit(_clean(a), _clean(b)) for a, b in pairs if _says(a) and _says(b)]
@@ -173,7 +173,7 @@ def _descriptions(content: Any, reading: Reading) -> tuple[tuple[str, ...], bool
         texts = [texts] if isinstance(texts, str) else texts if isinstance(texts, list) else []
         usable = [_clean(t) for t in texts if isinstance(t, str) and t.strip()]
         return tuple(usable), len(usable) == len(texts)
-    texts = list(_texts(_given(content, _DESCRIPTIONS)))
+    texts = list(_texts(_under(content, _DESCRIPTIONS)))
     usable = [_clean(t) for t in texts if _says(t)]
     return tuple(usable), len(usable) == len(texts)
 
@@ -185,23 +185,23 @@ def _questions(content: Any, reading: Reading) -> tuple[tuple[Question, ...], bo
         usable = [p for p in pairs if _two(p) and p[1] in ("True", "False")]
         questions = [Question(_clean(q), answer == "True") for q, answer in usable]
         return tuple(questions), len(questions) == len(pairs)
-    given = content
+    value = content
     if isinstance(content, dict):
-        given = _given(content, _QUESTIONS)
-        answers = _given(content, ("answers", "expectedanswers"))
-        if isinstance(given, list) and isinstance(answers, list) and len(given) == len(answers):
-            given = [list(pair) for pair in zip(given, answers, strict=True)]
-    entries = _entries(given, _QUESTION, lambda words: _truth(words[1]) is not None)
+        value = _under(content, _QUESTIONS)
+        answers = _under(content, ("answers", "expectedanswers"))
+        if isinstance(value, list) and isinstance(answers, list) and len(value) == len(answers):
+            value = [list(pair) for pair in zip(value, answers, strict=True)]
+    entries = _entries(value, _QUESTION, lambda words: _truth(words[1]) is not None)
     pairs = [_pair(entry, _QUESTION, _ANSWER, _asked) for entry in entries]
-    found = [
+    questions = [
         Question(_clean(q), expected)
         for q, answer in pairs
         if _says(q) and (expected := _truth(answer)) is not None
     ]
-    return tuple(found), len(found) == len(entries)
+    return tuple(questions), len(questions) == len(entries)
 
 
-def _given(content: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+def _under(content: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
     """What stands under the first of the keys, however it is spelled (`Step 1`, `STEP-1:`,
     `step1_edits`)."""
     plain = {_plain(str(key)): value for key, value in content.items()}
@@ -214,18 +214,18 @@ def _given(content: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
     )
 
 
-def _entries(given: Any, names: tuple[str, ...], flat: Callable[[list[str]], bool]) -> list[Any]:
+def _entries(source: Any, names: tuple[str, ...], flat: Callable[[list[str]], bool]) -> list[Any]:
     """What stands for a pair each: the items of a list, of a mapping, the lines of a text.
 
     names: of an entry's first half.  flat: whether two texts are a pair, of those that follow one
     another in one list."""
-    if isinstance(given, str):
-        return [line for line in re.split(r"[\n;]", given) if line.strip()]
-    if isinstance(given, Mapping):
-        if any(_plain(str(key)) in names for key in given):
-            return [given]
+    if isinstance(source, str):
+        return [line for line in re.split(r"[\n;]", source) if line.strip()]
+    if isinstance(source, Mapping):
+        if any(_plain(str(key)) in names for key in source):
+            return [source]
         entries: list[Any] = []
-        for key, value in given.items():
+        for key, value in source.items():
             numbered = re.fullmatch(r"[a-z]{0,9}\d+", _plain(str(key)))  # {"1": [type, text]}
             if isinstance(value, Mapping) or (numbered and _two(value)):
                 entries.append(value)
@@ -234,13 +234,13 @@ def _entries(given: Any, names: tuple[str, ...], flat: Callable[[list[str]], boo
             else:
                 entries.append([key, value])
         return entries
-    if not isinstance(given, list):
+    if not isinstance(source, list):
         return []
-    if given and len(given) % 2 == 0 and all(isinstance(item, str) for item in given):
-        couples = [given[i : i + 2] for i in range(0, len(given), 2)]
+    if source and len(source) % 2 == 0 and all(isinstance(item, str) for item in source):
+        couples = [source[i : i + 2] for i in range(0, len(source), 2)]
         if all(map(flat, couples)):
             return couples
-    return given
+    return source
 
 
 def _pair(
@@ -266,23 +266,23 @@ def _pair(
     return (entry[0], entry[1]) if isinstance(entry, list) and len(entry) == 2 else (None, None)
 
 
-def _texts(given: Any) -> Iterator[Any]:
+def _texts(source: Any) -> Iterator[Any]:
     """The texts of what stands for descriptions: a text, a list, objects, labelled pairs."""
-    if isinstance(given, Mapping):
-        plain = {_plain(str(key)): value for key, value in given.items()}
+    if isinstance(source, Mapping):
+        plain = {_plain(str(key)): value for key, value in source.items()}
         named = [plain[name] for name in _TEXT if isinstance(plain.get(name), str)]
-        for value in named[:1] or [v for v in given.values() if not isinstance(v, int | float)]:
+        for value in named[:1] or [v for v in source.values() if not isinstance(v, int | float)]:
             yield from _texts(value)
-    elif isinstance(given, list):
-        for item in given:
+    elif isinstance(source, list):
+        for item in source:
             if _two(item) and isinstance(item[1], str) and _LABEL.match(item[0].strip()):
                 yield item[1]
             elif isinstance(item, list | Mapping):
                 yield from _texts(item)
             else:
                 yield item
-    elif given is not None:
-        yield given
+    elif source is not None:
+        yield source
 
 
 def _is_type(text: Any) -> bool:
@@ -292,8 +292,8 @@ def _is_type(text: Any) -> bool:
 
 def _typed(line: str) -> tuple[str | None, str | None]:
     """ "Type: text"."""
-    found = _TYPED.match(line)
-    return (found[1], found[2]) if found else (None, None)
+    match = _TYPED.match(line)
+    return (match[1], match[2]) if match else (None, None)
 
 
 def _asked(line: str) -> tuple[str | None, str | None]:

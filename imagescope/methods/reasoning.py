@@ -42,11 +42,11 @@ def without_reasoning(text: str) -> str:
         return _final(text, channels)
     if re.match(r"\s*analysis[A-Z]", text):  # channels whose marks a tokenizer took away
         return text.rpartition("assistantfinal")[2] if "assistantfinal" in text else ""
-    kept: list[str] = []
+    outside: list[str] = []
     start, inside = 0, False
-    for found in _TOKENS.finditer(text):
-        groups = found.groupdict()
-        if found[0][0] not in "<&◁[" or (found[0][0] == "[" and groups["slash2"] is None):
+    for token in _TOKENS.finditer(text):
+        groups = token.groupdict()
+        if token[0][0] not in "<&◁[" or (token[0][0] == "[" and groups["slash2"] is None):
             continue  # a string
         edge = (groups["edge"] or "").lower()
         closing = bool(
@@ -54,12 +54,12 @@ def without_reasoning(text: str) -> str:
         )
         if closing:
             if not inside:
-                kept.clear()  # opened by the template: all before it was reasoning
-            start, inside = found.end(), False
+                outside.clear()  # opened by the template: all before it was reasoning
+            start, inside = token.end(), False
         elif not inside:
-            kept.append(text[start : found.start()])
+            outside.append(text[start : token.start()])
             inside = True
-    return "".join(kept) if inside else "".join([*kept, text[start:]])
+    return "".join(outside) if inside else "".join([*outside, text[start:]])
 
 
 def begins_to_think(text: str) -> bool:
@@ -69,8 +69,8 @@ def begins_to_think(text: str) -> bool:
 
 def _final(text: str, channels: list[re.Match[str]]) -> str:
     """The last final channel, up to the next mark."""
-    for found in reversed(channels):
-        if found[1].strip().lower().startswith("final"):
-            end = _MARK.search(text, found.end())
-            return text[found.end() : end.start() if end else None]
+    for channel in reversed(channels):
+        if channel[1].strip().lower().startswith("final"):
+            end = _MARK.search(text, channel.end())
+            return text[channel.end() : end.start() if end else None]
     return ""

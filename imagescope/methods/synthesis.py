@@ -39,23 +39,24 @@ def synthesise(
     captions: reference image -> its caption; a reference without one counts as no reference.
     """
     place = {q.key: i for i, q in enumerate(queries)}
-    done: dict[int, Synthesis] = {}
+    syntheses: dict[int, Synthesis] = {}
     waiting, unread = list(range(len(queries))), 0
     while waiting:
         before = {i: place.get((queries[i].id, queries[i].turn - 1)) for i in waiting}
-        wave = [i for i in waiting if before[i] is None or before[i] in done]
-        waiting = [i for i in waiting if not (before[i] is None or before[i] in done)]
-        asked: list[tuple[int, str, str]] = []  # query, reference description, fallback
+        wave = [i for i in waiting if before[i] is None or before[i] in syntheses]
+        waiting = [i for i in waiting if not (before[i] is None or before[i] in syntheses)]
+        contexts: list[tuple[int, str, str]] = []  # query, reference description, fallback
         for i in wave:
             query, previous = queries[i], before[i]
             if query.verbatim:
-                done[i] = Synthesis("", (), (query.instruction,))
+                syntheses[i] = Synthesis("", (), (query.instruction,))
             elif previous is not None:
-                asked.append((i, done[previous].descriptions[0], done[previous].descriptions[0]))
+                description = syntheses[previous].descriptions[0]
+                contexts.append((i, description, description))
             elif caption := captions.get(query.reference or "", ""):
-                asked.append((i, caption, caption))
+                contexts.append((i, caption, caption))
             else:
-                asked.append((i, BLANK_IMAGE, query.instruction.strip() or BLANK_IMAGE))
+                contexts.append((i, BLANK_IMAGE, query.instruction.strip() or BLANK_IMAGE))
         requests = [
             Request(
                 fill(
@@ -66,13 +67,13 @@ def synthesise(
                 max_tokens=LONGEST,
                 schema=SYNTHESIS_SCHEMA if reasoner.config.json_schema else None,
             )
-            for i, reference, _ in asked
+            for i, reference, _ in contexts
         ]
         turn = queries[wave[0]].turn
         label = f"synthesis, round {turn}" if turn else "synthesis"
         for (i, reference, fallback), response in zip(
-            asked,
-            reasoner.ask(requests, label, [str(queries[i]) for i, _, _ in asked]),
+            contexts,
+            reasoner.ask(requests, label, [str(queries[i]) for i, _, _ in contexts]),
             strict=True,
         ):
             query = queries[i]
@@ -83,10 +84,10 @@ def synthesise(
                 how = f"fallback: {response.error}"
             elif not understood(how):
                 unread += 1
-            done[i] = Synthesis(reference, edits, descriptions, text=response.text, parse=how)
+            syntheses[i] = Synthesis(reference, edits, descriptions, text=response.text, parse=how)
     if unread:
         reasoner.unread("synthesis", unread)
-    return [done[i] for i in range(len(queries))]
+    return [syntheses[i] for i in range(len(queries))]
 
 
 def ask_questions(

@@ -32,7 +32,7 @@ def verify(
     without a valid question. Requests are ordered by image, so that those which share one meet in
     the model's prefix cache; the same (image, question) is asked once by the cache around it.
     """
-    wanted = {  # (image, question) -> a query that wants it
+    askers = {  # (image, question) -> a query that puts it
         (name, question.text): str(query)
         for query, synthesis, ranking in zip(queries, syntheses, rankings, strict=True)
         for name in ranking.names[:top_k]
@@ -41,7 +41,7 @@ def verify(
     total = sum(
         len(s.questions) * len(r.names[:top_k]) for s, r in zip(syntheses, rankings, strict=True)
     )
-    pairs = sorted(wanted)
+    pairs = sorted(askers)
     requests = [
         Request(
             VERIFICATION.format(question=question),
@@ -51,7 +51,7 @@ def verify(
         )
         for name, question in pairs
     ]
-    about = [wanted[pair] for pair in pairs]
+    about = [askers[pair] for pair in pairs]
     answered = verifier.ask(requests, "verification", about, wanted=total)
     responses = dict(zip(pairs, answered, strict=True))
     read = {
