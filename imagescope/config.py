@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +25,9 @@ from imagescope.redaction import redact
 PACKAGE = Path(__file__).parent
 ROLES = ("captioner", "reasoner", "verifier", "evaluator")
 EngineName = Literal["auto", "transformers", "vllm", "openai"]
-Stage = Literal["s1", "s2", "s3"]
 Reading = Literal["tolerant", "paper"]
 COMMIT = re.compile(r"[0-9a-f]{40}")
+FLAGS = ("tau", "top_k", "alpha", "stages")  # methods' options that may stand by themselves
 LONGEST_YAML = 64 << 10  # bytes; the parser takes a second for so many
 MOST_VALUES = 10_000  # of a YAML file, with its aliases written out
 # protocol -> the options it presets (what the authors' pipeline does, and what the
@@ -149,14 +149,13 @@ class ModelSet(_Model):
 
 
 class RunConfig(_Model):
-    """Everything that one run is made of (section 2 of the paper: tau, top_k, alpha, stages).
+    """Everything that one run is made of.
 
-    tau: weight of the caption against the image, in [0, 1].  top_k: candidates verified.
-    alpha: candidates compared with the reference.  keep: names kept of a ranking in the results
-    (targets' ranks are exact beyond).  method, options: a name of registry.METHODS, and what
-    differs from its defaults.  reading: how models' answers are read: tolerant, or as the
-    authors' code reads them (docs/deviations.md).  fail_on_error: the share of a step's requests,
-    in [0, 1], that may stay without an answer before the run fails.
+    method, options: a name of registry.METHODS, and what differs from the defaults of its own
+    options; those of FLAGS may stand outside `options`, too.  keep: names kept of a ranking in the
+    results (targets' ranks are exact beyond).  reading: how models' answers are read: tolerant, or
+    as the authors' code reads them (docs/deviations.md).  fail_on_error: the share of a step's
+    requests, in [0, 1], that may stay without an answer before the run fails.
     """
 
     dataset: str
@@ -174,10 +173,6 @@ class RunConfig(_Model):
     first_round: int = Field(default=1, ge=0, le=1)
     subset: bool = False
     shared_concept: bool = False
-    tau: float = Field(default=0.15, ge=0, le=1)
-    top_k: int = Field(default=20, gt=0)
-    alpha: int = Field(default=3, gt=0)
-    stages: tuple[Stage, ...] = ("s1", "s2", "s3")
     keep: int = Field(default=100, gt=0)
     method: str = "imagescope"
     options: dict[str, Any] = {}
@@ -195,23 +190,21 @@ class RunConfig(_Model):
     def _split(cls, value: Any) -> Any:
         return {"test1": "test", "valid": "val"}.get(str(value), value)
 
-    @field_validator("stages", mode="before")
-    @classmethod
-    def _stages(cls, value: Any) -> Any:
-        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
-
-    @field_validator("stages")
-    @classmethod
-    def _stages_in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if value != ("s1", "s2", "s3")[: len(value)] or not value:
-            raise ValueError("stages build on each other: s1, or s1 s2, or s1 s2 s3")
-        return value
-
     @model_validator(mode="before")
     @classmethod
     def _protocol(cls, values: dict[str, Any]) -> dict[str, Any]:
         preset = PROTOCOLS.get(str(values.get("protocol", "paper")), {})
-        return {**preset, **{k: v for k, v in values.items() if v is not None}}
+        return {**preset, **_gathered(values)}
+
+
+def _gathered(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a run that are not None, with those of FLAGS among the method's options."""
+    given = {name: value for name, value in values.items() if value is not None}
+    flags = {name: given.pop(name) for name in FLAGS if name in given}
+    options = given.setdefault("options", {})
+    if isinstance(options, Mapping):  # else RunConfig says that it must be one
+        given["options"] = {**options, **flags}
+    return given
 
 
 def config_path(name: str | Path, folder: str = "") -> Path:
@@ -305,6 +298,20 @@ def load_models(name: str | Path, checkpoints: Mapping[str, str] | None = None) 
         raise explain(error, str(path)) from None
 
 
+def parse_options(texts: Iterable[str]) -> dict[str, Any]:
+    """name -> value of options written as name=value, the values as YAML writes them."""
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise UserError(f"option {text!r}: expected name=value")
+        try:
+            options[name] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:
+            raise UserError(f"option {text!r}: the value is not valid YAML: {error}") from None
+    return options
+
+
 def load_run(
     path: str | Path,
     overrides: Mapping[str, Any] | None = None,
@@ -313,11 +320,16 @@ def load_run(
     """The run that a dataset's YAML describes, with options of the command line laid over it.
 
     An override of None leaves the file's value. `models` is the name of a set or a file's path.
-    Prompts: the override's, else those the model set needs, else the dataset's.
+    Prompts: the override's, else those the model set needs, else the dataset's. Options: the
+    file's, for the file's method alone, and the overrides' over them.
     """
     source = config_path(path)
-    data = read_yaml(source)
-    given = {k: v for k, v in (overrides or {}).items() if v is not None}
+    data, given = _gathered(read_yaml(source)), _gathered(overrides or {})
+    if not isinstance(data["options"], Mapping):
+        raise UserError(f"{source}: options: expected name: value, got {data['options']!r:.100}")
+    method = data.get("method", RunConfig.model_fields["method"].default)
+    if given.get("method", method) == method:
+        given["options"] = {**data["options"], **given["options"]}
     name = str(given.pop("models", None) or data.pop("models", "paper"))
     data.pop("models", None)
     models = load_models(name, checkpoints)

@@ -10,7 +10,7 @@ imagescope.encoders, imagescope.benchmarks and imagescope.commands (typer applic
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from importlib import import_module
@@ -47,14 +47,19 @@ class Registry(Mapping[str, str]):
         """What the name stands for. Raises UserError for an unknown name, with the nearest known
         one, and for a package whose object cannot be imported."""
         if name not in self._all:
-            near = get_close_matches(name.lower(), self._all, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self._all)}"
-            raise UserError(f"no {self.kind} is named {name}: {hint}")
+            raise UserError(f"no {self.kind} is named {name}: {did_you_mean(name, self._all)}")
         module, _, attribute = self._all[name].partition(":")
         try:
             return getattr(import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise UserError(f"{self.kind} {name} ({self._all[name]}): {error}") from error
+
+
+def did_you_mean(name: str, names: Collection[str]) -> str:
+    """For the message about a name that is none of these: the nearest one, and all of them."""
+    near = get_close_matches(name.lower(), names, 1)
+    there = f"there are {', '.join(names)}" if names else "there are none"
+    return f"did you mean {near[0]}? ({there})" if near else there
 
 
 METHODS = Registry(

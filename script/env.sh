@@ -165,7 +165,7 @@ place() {
 run_benchmark() {
   local config="$1" options=() pair value
   shift
-  for pair in split=SPLIT engine=ENGINE run-name=RUN_NAME; do
+  for pair in method=METHOD split=SPLIT engine=ENGINE run-name=RUN_NAME; do
     value="${pair#*=}"
     if [[ -n "${!value:-}" ]]; then options+=("--${pair%=*}" "${!value}"); fi
   done

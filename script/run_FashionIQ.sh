@@ -8,6 +8,7 @@ set -euo pipefail
 : "${DATA_ROOT:=data}"    # the folder that holds FashionIQ/
 : "${IMAGE_DB:=image_db}" # where captions and embeddings are kept
 : "${RUNS:=runs}"         # where run folders are made
+: "${METHOD:=}"           # a name of `imagescope methods`; empty: imagescope
 : "${MODELS:=paper}"      # a set of configs/models, or a file
 : "${CAPTIONER:=}"        # single checkpoints instead of the set's: a hub id or a folder
 : "${REASONER:=}"

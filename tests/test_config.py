@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from pydantic import ValidationError
 
 from imagescope.cli.app import normalise
-from imagescope.config import ModelConfig, config_path, load_models, load_run
+from imagescope.config import ModelConfig, config_path, load_models, load_run, parse_options
 from imagescope.errors import UserError
+from imagescope.methods.base import open_method
 
 DATASETS = [
     "CIRCO", "CIRR", "FashionIQ-dress", "FashionIQ-shirt", "FashionIQ-toptee",
@@ -23,7 +25,9 @@ DATASETS = [
 def test_every_packaged_pair_is_valid(dataset: str, models: str) -> None:
     run = load_run(f"configs/{dataset}.yaml", {"models": models})
     assert run.dataset == dataset and run.models_name == models
-    assert (run.tau, run.top_k, run.alpha, run.stages) == (0.15, 20, 3, ("s1", "s2", "s3"))
+    options = open_method(run).options
+    assert (options.tau, options.top_k, options.alpha) == (0.15, 20, 3)
+    assert options.stages == ("s1", "s2", "s3")
     assert run.protocol == "paper" and run.exclude_reference is False and run.first_round == 1
 
 
@@ -146,9 +150,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(
     ("text", "message"),
     [
         ("dataset: CIRR\ntau_: 1", "tau_"),
-        ("dataset: CIRR\ntau: 2", "tau.*less than or equal to 1.*got 2"),
-        ("dataset: CIRR\ntop_k: 0", "top_k"),
-        ("dataset: CIRR\nstages: s1 s3", "stages build on each other"),
+        ("dataset: CIRR\noptions: 3", "options: expected name: value, got 3"),
         ("dataset: CIRR\nsplit: train", "split"),
         ("tau: 0.1", "dataset"),
         ("[1, 2]", "expected options"),
@@ -167,7 +169,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(
         ("dataset: !!timestamp x", "not valid YAML"),
         ("dataset: !!python/object/apply:os.getcwd []", "not valid YAML"),
         ("dataset: CIRR\n" + "\n".join(f"x{n}: 1" for n in range(2000)), "x0: Extra"),
-        ("dataset: CIRR\ntau: " + "x" * 5000, "tau: .*got 'xxx"),
+        ("dataset: CIRR\nkeep: " + "x" * 5000, "keep: .*got 'xxx"),
     ],
 )
 def test_bad_configs_name_the_option(tmp_path: Path, text: str, message: str) -> None:
@@ -188,7 +190,63 @@ def test_configs_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.M
         load_run("x" * 5000)  # longer than a file's name can be
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "CIRR.yaml").write_text("dataset: CIRR\ntau: 0.5")
-    assert load_run("configs/CIRR.yaml").tau == 0.5  # the user's own file comes first
+    options = load_run("configs/CIRR.yaml").options
+    assert options == {"tau": 0.5}  # the user's own file comes first
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tau: 2", "tau.*less than or equal to 1.*got 2"),
+        ("top_k: 0", "top_k"),
+        ("options: {alpha: x}", "alpha.*got 'x'"),
+        ("stages: s1 s3", "stages build on each other"),
+        ("options: {topk: 3}", r"no option topk: did you mean top_k\? \(there are tau, top_k"),
+        ("method: cirevl\ntau: 0.3", r"method cirevl has no option tau: there are cut_at_colon"),
+        ("method: text-only\noptions: {x: 1}", "has no option x: there are none"),
+        ("method: cirvel", r"no method is named cirvel: did you mean cirevl\? \(there are"),
+    ],
+)
+def test_bad_options_of_a_method_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"dataset: CIRR\n{text}")
+    with pytest.raises(UserError, match=f"(?s){message}"):
+        open_method(load_run(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "options"),
+    [
+        ("tau: 0.5", {}, {"tau": 0.5}),
+        ("options: {tau: 0.5}", {"tau": 0.2, "alpha": None}, {"tau": 0.2}),
+        ("tau: 0.5\nalpha: 1", {"options": {"tau": 0.2}}, {"tau": 0.2, "alpha": 1}),
+        ("tau: 0.5", {"method": "imagescope"}, {"tau": 0.5}),
+        # what the file says of its method is not said of another
+        ("tau: 0.5", {"method": "cirevl"}, {}),
+        ("tau: 0.5", {"method": "cirevl", "options": {"cut_at_colon": True}},
+         {"cut_at_colon": True}),
+        ("method: cirevl\noptions:\n  cut_at_colon: true", {}, {"cut_at_colon": True}),
+    ],
+)  # fmt: skip
+def test_options_of_the_command_line_are_laid_over_the_files(
+    tmp_path: Path, text: str, given: dict[str, Any], options: dict[str, Any]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"dataset: CIRR\n{text}")
+    run = load_run(path, given)
+    assert run.options == options
+    chosen = open_method(run)
+    assert all(getattr(chosen.options, name) == value for name, value in options.items())
+
+
+def test_options_are_read_as_yaml() -> None:
+    texts = ["a=1", "b=0.5", "c=yes", "d=[x, 2]", "e=s1 s2", "f=", "g=x=y"]
+    assert parse_options(texts) == {
+        "a": 1, "b": 0.5, "c": True, "d": ["x", 2], "e": "s1 s2", "f": None, "g": "x=y",
+    }  # fmt: skip
+    for text in ("tau", "=1", "a=[", "a=2024-99-99"):
+        with pytest.raises(UserError, match="option"):
+            parse_options([text])
 
 
 def test_command_lines_of_the_paper() -> None:

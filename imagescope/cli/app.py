@@ -20,7 +20,7 @@ from imagescope import __version__, progress
 from imagescope.cli import own as cli_own
 from imagescope.cli.cache import cache_app
 from imagescope.cli.data import compare, data_app, score, submission_app
-from imagescope.config import RunConfig, load_run
+from imagescope.config import RunConfig, load_run, parse_options
 from imagescope.errors import UserError
 from imagescope.registry import COMMANDS
 from imagescope.terminal import Formatter, Terminal, tolerate_narrow_code_pages
@@ -131,6 +131,10 @@ Opt = typer.Option
 
 def _configure(
     config: Annotated[str, typer.Argument(help="A dataset's YAML, as configs/CIRR.yaml.")],
+    method: Annotated[str | None, Opt(help="A method's name.")] = None,
+    option: Annotated[
+        list[str] | None, Opt(metavar="NAME=VALUE", help="An option of the method (repeat).")
+    ] = None,
     split: Annotated[str | None, Opt(help="val or test.")] = None,
     tau: Annotated[float | None, Opt(help="Weight of captions against images, 0 to 1.")] = None,
     top_k: Annotated[int | None, Opt(help="Candidates that are verified.")] = None,
@@ -169,6 +173,7 @@ def _configure(
 ) -> RunConfig:
     options = dict(locals())  # every option by its name; None: the config decides
     roles = ("captioner", "reasoner", "verifier", "evaluator", "clip")
+    options["options"] = parse_options(options.pop("option") or [])
     checkpoints = {role: model for role in roles if (model := options.pop(role))}
     if clip := checkpoints.pop("clip", None):
         checkpoints["encoder"] = clip

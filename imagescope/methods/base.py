@@ -19,7 +19,7 @@ from imagescope.engines.role import Role
 from imagescope.errors import UserError
 from imagescope.methods.prompts import PromptKind, Prompts
 from imagescope.records import Finding, Gallery, Item, Query, Ranking
-from imagescope.registry import METHODS
+from imagescope.registry import METHODS, did_you_mean
 from imagescope.search.score import Score
 
 # faithful: formula and settings are the paper's or the release's.  from paper, settings ours: the
@@ -102,8 +102,8 @@ class Method(Protocol):
     from this class for the defaults.
 
     roles: in the order that loads each model once.  prompts: kind -> what its file must hold.
-    typical: step -> an answer as models give it, which `plan` goes on with.  flags: options of
-    RunConfig that are this method's.  needs_reference: its queries must have one.
+    typical: step -> an answer as models give it, which `plan` goes on with.  needs_reference: its
+    queries must have one.
     """
 
     name: ClassVar[str]
@@ -115,7 +115,6 @@ class Method(Protocol):
     roles: ClassVar[tuple[str, ...]] = ()
     prompts: ClassVar[Mapping[str, PromptKind]] = {}
     typical: ClassVar[Mapping[str, str]] = {}
-    flags: ClassVar[frozenset[str]] = frozenset()
     needs_reference: ClassVar[bool] = False
     options: Any
 
@@ -130,9 +129,13 @@ def open_method(config: RunConfig) -> Method:
     """The method that a run names, with its options. Raises UserError for an unknown method or
     option, and for a value that an option does not take."""
     kind: type[Method] = METHODS.load(config.method)
-    given = {name: getattr(config, name) for name in kind.flags} | config.options
+    names = kind.Options.model_fields
+    for name in config.options:
+        if name not in names:
+            hint = did_you_mean(name, names)
+            raise UserError(f"method {config.method} has no option {name}: {hint}")
     try:
-        return kind(kind.Options.model_validate(given))
+        return kind(kind.Options.model_validate(config.options))
     except ValidationError as error:
         raise explain(error, f"method {config.method}") from None
 

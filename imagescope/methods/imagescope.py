@@ -9,9 +9,9 @@ reference, pair by pair, and moves the first accepted one to the front (section 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from imagescope.methods.base import Context, Method, Options, Outcome, Stage
 from imagescope.methods.evaluation import evaluate
@@ -21,6 +21,7 @@ from imagescope.methods.verification import verify
 from imagescope.records import Query
 from imagescope.search.score import Dot
 
+STAGES = ("s1", "s2", "s3")
 TYPICAL = {
     "synthesis": '{"step1": [["Modification", "make the dog black"]], "step2": ["A black dog."]}',
     "questions": '{"step2": [["Is there a dog?", "True"], ["Is the dog black?", "True"], '
@@ -36,9 +37,19 @@ class ImageScopeOptions(Options):
     tau: float = Field(0.15, ge=0, le=1, description="weight of captions against images")
     top_k: int = Field(20, gt=0, description="candidates that are verified")
     alpha: int = Field(3, gt=0, description="candidates compared with the reference")
-    stages: tuple[Literal["s1", "s2", "s3"], ...] = Field(
-        ("s1", "s2", "s3"), description="s1, s1 s2, or s1 s2 s3"
-    )
+    stages: tuple[str, ...] = Field(STAGES, description="s1, s1 s2, or s1 s2 s3")
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _stages(cls, value: Any) -> Any:
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("stages")
+    @classmethod
+    def _stages_in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value != STAGES[: len(value)] or not value:
+            raise ValueError("stages build on each other: s1, or s1 s2, or s1 s2 s3")
+        return value
 
 
 class ImageScope(Method):
@@ -57,7 +68,6 @@ class ImageScope(Method):
     roles = ("captioner", "reasoner", "verifier", "evaluator")
     prompts = KINDS
     typical = TYPICAL
-    flags = frozenset({"tau", "top_k", "alpha", "stages"})
 
     def run(self, queries: Sequence[Query], context: Context) -> Iterator[Outcome]:
         options, prompts, reading = self.options, context.prompts, context.reading

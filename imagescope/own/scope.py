@@ -150,7 +150,8 @@ class ImageScope:
             reference=name,
             exclude=tuple(self._copies(path)) if path else (),
         )
-        keep = max(top, self.config.top_k)
+        method = self._method("imagescope", stages=tuple(stages))
+        keep = max(top, method.options.top_k)
         context = self._context.about(path, self._talk if before else self._prompts, keep)
         if glance:
             words = replace(
@@ -159,7 +160,6 @@ class ImageScope:
             look = self._method("image+text" if path else "text-only")
             for state in _states(look, [words], path, context):
                 yield self._answer(state, "s0", top, start)
-        method = self._method("imagescope", stages=tuple(stages))
         for state in _states(method, [*before, query], path, context):
             yield self._answer(state, state.stage, top, start)
 

@@ -40,7 +40,7 @@ def write_report(run_dir: Path, files: Mapping[str, Path] | None = None) -> Path
     manifest = Manifest.read(run_dir, lenient=True)
     metrics = read_scores(run_dir)
     files = image_files(manifest) if files is None else files
-    reach = int(manifest.config.get("top_k") or 20)
+    reach = int(manifest.settings.get("top_k") or 20)
     stages: Sequence[str] = ()
     rows: list[Any] = []
     ranks: list[Ranks] = []

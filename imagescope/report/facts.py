@@ -57,7 +57,7 @@ def duration(seconds: float) -> str:
 
 def facts(manifest: Manifest) -> list[tuple[str, str]]:
     """What ran, as (label, value) pairs."""
-    config = manifest.config
+    config = manifest.settings
     prompts = config.get("prompts")
     stages = config.get("stages") or ()
     found: dict[str, Any] = {

@@ -47,6 +47,11 @@ class Manifest(dict[str, Any]):
         return self.part("config")
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration and the method's options in one: older runs have them so."""
+        return self.config | self.part("config", "options")
+
+    @property
     def status(self) -> str:
         """How the run ended: "finished", "finished with warnings", "failed: why", "interrupted"; or
         "running", "unknown". A run of this machine whose process is gone was interrupted, though

@@ -18,6 +18,7 @@ from imagescope.config import EncoderConfig, ModelConfig, RunConfig
 from imagescope.engines import choose
 from imagescope.engines.base import Request, collect
 from imagescope.errors import UserError
+from imagescope.methods.base import open_method
 from imagescope.models.checkpoints import available, locate, problems, read_config
 from imagescope.redaction import redact
 from imagescope.store.cache import cache_path
@@ -104,8 +105,10 @@ def examine(config: RunConfig, benchmark: Benchmark) -> list[Check]:
 
 
 def _models(config: RunConfig) -> Iterator[Check]:
-    roles = ["captioner", "reasoner"]
-    roles += ["verifier"] * ("s2" in config.stages) + ["evaluator"] * ("s3" in config.stages)
+    method = open_method(config)
+    stages = getattr(method.options, "stages", ("s2", "s3"))
+    later = {"verifier": "s2", "evaluator": "s3"}  # asked in a stage that may be left out
+    roles = [role for role in method.roles if role not in later or later[role] in stages]
     local: list[tuple[str, ModelConfig | EncoderConfig]] = [("encoder", config.models.encoder)]
     remote: dict[tuple[str, ...], tuple[list[str], ModelConfig]] = {}
     for role in roles:
@@ -213,12 +216,14 @@ def _disk(config: RunConfig, benchmark: Benchmark, downloads: int) -> Iterator[C
     """Whether each disk has room for what will be written to it, less what is there already."""
     images, queries = len(benchmark.gallery.names), len(benchmark.queries)
     cache = cache_path(config)
-    answers = images + queries * (2 + QUESTIONS * config.top_k + config.alpha)
+    options = open_method(config).options
+    top_k, alpha = getattr(options, "top_k", 0), getattr(options, "alpha", 0)
+    answers = images + queries * (2 + QUESTIONS * top_k + alpha)
     kept = sum(f.stat().st_size for f in (config.image_db / config.dataset).rglob("*.npy"))
     needs = {
         config.image_db: 8 * images * _dimension(config.models.encoder) - kept,
         cache: ROW * answers - (cache.stat().st_size if cache.is_file() else 0),
-        config.runs: queries * (ROW + NAMED * max(config.keep, config.top_k)),
+        config.runs: queries * (ROW + NAMED * max(config.keep, top_k)),
     }
     if downloads:
         from huggingface_hub.constants import HF_HUB_CACHE

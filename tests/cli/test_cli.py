@@ -33,6 +33,25 @@ def test_a_misspelt_command_is_explained(line: str, words: str, capsys: Said) ->
     assert words in " ".join(said.err.split()) and "Traceback" not in said.err
 
 
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--method cirvel", "no method is named cirvel: did you mean cirevl?"),
+        ("--option topk=3", "method imagescope has no option topk: did you mean top_k?"),
+        ("--method text-only --tau 0.2", "method text-only has no option tau"),
+        ("--method image+text --option weight=2", "weight: Input should be less than or equal"),
+        ("--option tau", "option 'tau': expected name=value"),
+    ],
+)
+def test_an_option_that_the_method_lacks_is_explained(
+    command: str, line: str, words: str, capsys: Said
+) -> None:
+    assert main([command, "configs/CIRR.yaml", *line.split()]) == 1
+    said = capsys.readouterr()
+    assert words in said.err and "Traceback" not in said.err
+
+
 def test_nothing_asked_shows_the_help(capsys: Said) -> None:
     assert main([]) == 2
     said = capsys.readouterr()

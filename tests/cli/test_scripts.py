@@ -23,6 +23,7 @@ VARIABLES = {
     "IMAGE_DB": "--image-db",
     "RUNS": "--runs",
     "MODELS": "--models",
+    "METHOD": "--method",
     "REASONER": "--reasoner",
     "CAPTIONER": "--captioner",
     "VERIFIER": "--verifier",
