@@ -1,19 +1,16 @@
-"""A batch's images: decoded ahead of the model, processed once, and few of them held."""
+"""A batch's images: processed once, and only small ones held."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from PIL import Image
 
-from imagescope.engines.base import Pair, Picture, Request
+from imagescope.engines.base import Pair, Picture
 from imagescope.models.images import prepare
 
 HELD = 4_000_000  # pixels: a larger image is decoded again when it is processed, and not held
-Batch = Sequence[tuple[int, Request]]
 
 
 class Late(Image.Image):
@@ -30,33 +27,9 @@ class Late(Image.Image):
         return super().load()
 
 
-def _read(source: Picture | Pair) -> Image.Image:
+def prepare_small(source: Picture | Pair) -> Image.Image:
     image = prepare(source)
     return image if image.width * image.height <= HELD else Late(source, image.size)
-
-
-class Images:
-    """Pixels of the batches at hand, decoded ahead in threads, each image once."""
-
-    def __init__(self, pool: ThreadPoolExecutor):
-        self._pool = pool
-        self._waiting: dict[Picture | Pair, Future[Any]] = {}
-
-    def expect(self, batch: Batch) -> None:
-        """Begins to read a batch's images."""
-        for _, request in batch:
-            for image in request.images:
-                if image not in self._waiting:
-                    self._waiting[image] = self._pool.submit(_read, image)
-
-    def __getitem__(self, image: Picture | Pair) -> Image.Image:
-        """Raises UnreadableImage."""
-        return self._waiting[image].result()
-
-    def forget(self, keep: Batch) -> None:
-        """Lets go of all images but those of one batch."""
-        needed = {image for _, request in keep for image in request.images}
-        self._waiting = {k: v for k, v in self._waiting.items() if k in needed}
 
 
 class Remembering:

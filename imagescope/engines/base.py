@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from imagescope.records import Pair, Picture, Request, Response
 
-__all__ = ["Engine", "Pair", "Picture", "Request", "Response", "collect"]
+__all__ = ["Engine", "Pair", "Picture", "Request", "Response", "collect", "pictures"]
 
 
 class Engine(Protocol):
@@ -36,3 +36,8 @@ def collect(engine: Engine, requests: Sequence[Request]) -> list[Response]:
     """All responses, in the order of the requests."""
     found = dict(engine.generate(requests))
     return [found[i] for i in range(len(requests))]
+
+
+def pictures(batch: Sequence[tuple[int, Request]]) -> list[Picture | Pair]:
+    """What a batch of numbered requests shows, each once."""
+    return list(dict.fromkeys(image for _, request in batch for image in request.images))

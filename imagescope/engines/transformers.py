@@ -9,21 +9,19 @@ import gc
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
 from imagescope.config import ModelConfig
-from imagescope.engines.ahead import Images, Remembering
-from imagescope.engines.base import Request, Response
+from imagescope.engines.ahead import Remembering, prepare_small
+from imagescope.engines.base import Pair, Picture, Request, Response, pictures
 from imagescope.engines.text import cut, neutral, neutraliser, shares, variants, wrap
 from imagescope.errors import UserError
 from imagescope.models import device
+from imagescope.models.ahead import read_ahead
 from imagescope.models.checkpoints import fetch
-from imagescope.models.decoding import UnreadableImage
 
 log = logging.getLogger("imagescope")
-DECODERS = 4  # threads that read images
 Batch = list[tuple[int, Request]]
 
 
@@ -57,14 +55,8 @@ class Transformers:
             for part in self._alike(requests, texts)
             for start in range(0, len(part), self.config.batch_size)
         ]
-        with ThreadPoolExecutor(DECODERS, "decode") as pool:
-            images = Images(pool)
-            for number, batch in enumerate(batches):
-                following = batches[number + 1] if number + 1 < len(batches) else []
-                images.expect(batch)
-                images.expect(following)
-                yield from self._answer(batch, texts, images)
-                images.forget(keep=following)
+        for batch, pixels in read_ahead(batches, pictures, prepare_small):
+            yield from self._answer(batch, texts, pixels)
 
     def close(self) -> None:
         if self._model is None:
@@ -183,22 +175,26 @@ class Transformers:
         return list(groups.values())
 
     def _answer(
-        self, batch: Batch, texts: dict[int, str], images: Images
+        self, batch: Batch, texts: dict[int, str], pixels: dict[Picture | Pair, Any]
     ) -> Iterator[tuple[int, Response]]:
         """The batch's responses; halves it where it fails as a whole."""
-        readable, pixels = [], []
+        readable = []
         for i, request in batch:
-            try:
-                if request.images and not self._sees:
-                    raise UnreadableImage(f"{self.config.model} takes no images")
-                pixels += [images[image] for image in request.images]
+            unread = [p for image in request.images if isinstance(p := pixels[image], str)]
+            if request.images and not self._sees:
+                unread = [f"{self.config.model} takes no images"]
+            if unread:
+                yield i, Response("", finish="error", error=unread[0])
+            else:
                 readable.append((i, request))
-            except UnreadableImage as error:
-                yield i, Response("", finish="error", error=str(error))
         if not readable:
             return
         try:
-            found = self._forward([r for _, r in readable], [texts[i] for i, _ in readable], pixels)
+            found = self._forward(
+                [request for _, request in readable],
+                [texts[i] for i, _ in readable],
+                [pixels[image] for _, request in readable for image in request.images],
+            )
         except (RuntimeError, ValueError) as error:
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             if len(readable) == 1:
@@ -208,8 +204,8 @@ class Transformers:
             log.debug("%s: a batch of %d failed, halved: %s", self.config.model, len(batch), why)
             del error
             half = len(readable) // 2
-            yield from self._answer(readable[:half], texts, images)
-            yield from self._answer(readable[half:], texts, images)
+            yield from self._answer(readable[:half], texts, pixels)
+            yield from self._answer(readable[half:], texts, pixels)
             return
         for (i, _), response in zip(readable, found, strict=True):
             yield i, response

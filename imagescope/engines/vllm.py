@@ -8,21 +8,20 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from imagescope.config import ModelConfig
-from imagescope.engines.base import Pair, Picture, Request, Response
+from imagescope.engines.base import Pair, Picture, Request, Response, pictures
 from imagescope.engines.text import neutral, neutraliser, shares, variants, wrap
 from imagescope.errors import UserError
 from imagescope.models import device
+from imagescope.models.ahead import read_ahead
 from imagescope.models.checkpoints import fetch, read_config
-from imagescope.models.images import UnreadableImage, prepare
+from imagescope.models.images import prepare
 
 log = logging.getLogger("imagescope")
-DECODERS = 4  # threads that read images
 BATCH = 256  # requests with images given to vLLM at once
 
 
@@ -48,19 +47,15 @@ class VLLM:
         numbered = list(enumerate(requests))
         size = BATCH if any(request.images for request in requests) else len(requests)
         batches = [numbered[first : first + size] for first in range(0, len(numbered), size)]
-        with ThreadPoolExecutor(DECODERS, "decode") as pool:
-            reading = _read(pool, batches[0])
-            for batch, following in zip(batches, [*batches[1:], []], strict=True):
-                pixels = {image: future.result() for image, future in reading.items()}
-                reading = _read(pool, following)
-                readable = []
-                for i, request in batch:
-                    unread = [p for image in request.images if isinstance(p := pixels[image], str)]
-                    if unread:
-                        yield i, Response("", finish="error", error=unread[0])
-                    else:
-                        readable.append((i, request))
-                yield from self._answer(readable, pixels)
+        for batch, pixels in read_ahead(batches, pictures, prepare):
+            readable = []
+            for i, request in batch:
+                unread = [p for image in request.images if isinstance(p := pixels[image], str)]
+                if unread:
+                    yield i, Response("", finish="error", error=unread[0])
+                else:
+                    readable.append((i, request))
+            yield from self._answer(readable, pixels)
 
     def close(self) -> None:
         if self._llm is None:
@@ -204,22 +199,6 @@ class VLLM:
             "length" if first.finish_reason == "length" else "stop",
             chosen,
         )
-
-
-def _read(
-    pool: ThreadPoolExecutor, batch: list[tuple[int, Request]]
-) -> dict[Picture | Pair, Future[Any]]:
-    """What the batch's images will hold, each read once."""
-    images = dict.fromkeys(image for _, request in batch for image in request.images)
-    return {image: pool.submit(_prepare, image) for image in images}
-
-
-def _prepare(image: Picture | Pair) -> Any:
-    """The pixels, or why there are none."""
-    try:
-        return prepare(image)
-    except UnreadableImage as error:
-        return str(error)
 
 
 def _context(wanted: int | None, described: dict[str, Any]) -> int | None:

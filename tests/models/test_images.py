@@ -8,7 +8,6 @@ import struct
 import subprocess
 import sys
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from PIL import Image, PngImagePlugin, features
 
 from imagescope.benchmarks.check import check
 from imagescope.engines import ahead
-from imagescope.engines.base import Pair, Picture, Request
+from imagescope.engines.base import Pair, Picture
 from imagescope.models import decoding
 from imagescope.models.decoding import thumbnail
 from imagescope.models.images import UnreadableImage, canvas, load_picture, prepare
@@ -350,18 +349,14 @@ def test_a_large_image_is_not_held_and_processed_from_the_same_pixels(
         calls.append(type(found[0]))
         return {"sizes": [np.asarray(found[0]).tobytes()]}
 
-    batch, results = [(0, Request("?", (source,)))], []
+    results = []
     for held in (ahead.HELD, 0):
         monkeypatch.setattr(ahead, "HELD", held)
         remembering = ahead.Remembering(processor)
-        with ThreadPoolExecutor(1) as pool:
-            images = ahead.Images(pool)
-            images.expect(batch)
-            image = images[source]
-            assert isinstance(image, ahead.Late) == (held == 0)
-            assert image.size == (64, 48) and image.mode == "RGB"
-            results += [remembering([image]), remembering([[image]])]
-            images.forget(keep=[])
+        image = ahead.prepare_small(source)
+        assert isinstance(image, ahead.Late) == (held == 0)
+        assert image.size == (64, 48) and image.mode == "RGB"
+        results += [remembering([image]), remembering([[image]])]
         assert image.resize((9, 9)) == load_picture(path).resize((9, 9))  # whoever asks gets them
         assert len(remembering._made) == 1
         del image
