@@ -34,8 +34,8 @@ class Engine(Protocol):
 
 def collect(engine: Engine, requests: Sequence[Request]) -> list[Response]:
     """All responses, in the order of the requests."""
-    found = dict(engine.generate(requests))
-    return [found[i] for i in range(len(requests))]
+    responses = dict(engine.generate(requests))
+    return [responses[i] for i in range(len(requests))]
 
 
 def pictures(batch: Sequence[tuple[int, Request]]) -> list[Picture | Pair]:

@@ -100,12 +100,12 @@ class Cached:
     def adopt(self, requests: Sequence[Request], texts: Sequence[str]) -> None:
         """Keeps what this very engine is known to have answered, where it is not held."""
         places, materials, _ = self._places(requests)
-        held = self._cache.responses(places)
+        stored = self._cache.responses(places)
         self._cache.put(
             [
                 Entry(key, self._id, materials[key], Response(texts[indices[0]]))
                 for key, indices in places.items()
-                if key not in held
+                if key not in stored
             ]
         )
 
@@ -115,34 +115,34 @@ class Cached:
         if not requests:
             return
         places, materials, unread = self._places(requests)
-        held = self._cache.responses(places)
+        stored = self._cache.responses(places)
         stats = self.stats
         stats.wanted += len(requests)
         stats.unreadable += len(unread)
         stats.duplicates += len(requests) - len(unread) - len(places)
-        stats.cached += len(held)
+        stats.cached += len(stored)
         yield from unread.items()
-        for key, response in held.items():
+        for key, response in stored.items():
             for i in places[key]:
                 yield i, response
         keys = list(places)
         cuts = [keys[n : n + self._chunk_size] for n in range(0, len(keys), self._chunk_size)]
-        chunks = [chunk for cut in cuts if (chunk := [key for key in cut if key not in held])]
+        chunks = [chunk for cut in cuts if (chunk := [key for key in cut if key not in stored])]
         if self._replay and chunks:
             first = places[chunks[0][0]][0]
             raise Absent(self._absent(requests[first], sum(map(len, chunks))), first)
         asked = [[requests[places[key][0]] for key in chunk] for chunk in chunks]
         for number, responses in self._ask(asked):
             answered = zip(chunks[number], responses, strict=True)
-            found = self._cache.put(
+            kept = self._cache.put(
                 [Entry(k, self._id, materials[k], received(r)) for k, r in answered]
             )
-            lost = sum(unreadable(requests[places[k][0]], r) for k, r in found.items())
-            stats.asked += len(found) - lost
+            lost = sum(unreadable(requests[places[k][0]], r) for k, r in kept.items())
+            stats.asked += len(kept) - lost
             stats.unreadable += lost
-            stats.prompt_tokens += sum(r.prompt_tokens for r in found.values())
-            stats.output_tokens += sum(r.output_tokens for r in found.values())
-            for key, response in found.items():
+            stats.prompt_tokens += sum(r.prompt_tokens for r in kept.values())
+            stats.output_tokens += sum(r.output_tokens for r in kept.values())
+            for key, response in kept.items():
                 for i in places[key]:
                     yield i, response
 

@@ -109,7 +109,7 @@ class Pool:
                 slot = waiting.pop(done[0])
                 job, slot.job = slot.job, None
                 try:
-                    found, loads, seconds = self._ray.get(done[0])
+                    outcomes, loads, seconds = self._ray.get(done[0])
                 except UserError as error:
                     raise UserError(str(getattr(error, "cause", error))) from None
                 except Exception as error:  # Ray's, or whatever broke in the worker
@@ -122,15 +122,15 @@ class Pool:
                     waiting[self._hello(slot)] = slot
                     parts = _again(job, why) if job else []
                     jobs += [part for part in parts if isinstance(part, Job)]
-                    found = [part for part in parts if isinstance(part, Lost)]
+                    outcomes = [part for part in parts if isinstance(part, Lost)]
                 else:
                     slot.loads = slot.before[0] + loads
                     slot.load_seconds = slot.before[1] + seconds
                     idle.append(slot)
                     barren = 0 if job else barren
-                if job and found:
-                    results[job.chunk][job.start : job.start + len(found)] = found
-                    missing[job.chunk] -= len(found)
+                if job and outcomes:
+                    results[job.chunk][job.start : job.start + len(outcomes)] = outcomes
+                    missing[job.chunk] -= len(outcomes)
                     if not missing[job.chunk]:
                         yield job.chunk, results[job.chunk]
         finally:
@@ -182,9 +182,9 @@ class _Worker:
             return [], 0, 0.0
         if self._worker is None:
             self._worker = self._make()
-        found = getattr(self._worker, self._method)(items)
+        results = getattr(self._worker, self._method)(items)
         loads = getattr(self._worker, "loads", 0), getattr(self._worker, "load_seconds", 0.0)
-        return list(found), *loads
+        return list(results), *loads
 
 
 class _Answerer:

@@ -74,13 +74,13 @@ class Role:
         """
         start, before, full = time.monotonic(), replace(self.engine.stats), self._decoded(requests)
         try:
-            found = dict(track(self.engine.generate(full), len(full), label))
+            responses = dict(track(self.engine.generate(full), len(full), label))
         except Absent as error:
             raise UserError(f"{label}, {about[error.index]}: {error}") from None
         after, step = self.engine.stats, self.steps.setdefault(label.split(",")[0], Step())
         more = (wanted or len(full)) - len(full)
         step.add(after, before)
-        step.count_errors(full, found)
+        step.count_errors(full, responses)
         step.wanted += more
         step.duplicates += more
         spent = time.monotonic() - start
@@ -89,7 +89,7 @@ class Role:
             "%s: %d requests, %d of them asked, %.1f s",
             *(label, wanted or len(full), after.asked - before.asked, spent),
         )
-        return [found[i] for i in range(len(full))]
+        return [responses[i] for i in range(len(full))]
 
     def unread(self, label: str, count: int) -> None:
         """Counts answers of a step that were not understood. label: as `ask` got it."""

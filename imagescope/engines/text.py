@@ -68,9 +68,9 @@ def variants(choices: Sequence[str], tokenizer: Any) -> list[list[int]]:
         ids = set()
         for word in (choice, choice.lower(), choice.capitalize(), choice.upper()):
             for text in (word, " " + word):
-                found = tokenizer.encode(text, add_special_tokens=False)
-                if len(found) == 1:
-                    ids.add(int(found[0]))
+                tokens = tokenizer.encode(text, add_special_tokens=False)
+                if len(tokens) == 1:
+                    ids.add(int(tokens[0]))
         ids.discard(getattr(tokenizer, "unk_token_id", None) or -1)
         if not ids:
             raise UserError(f"the checkpoint has no single token for the choice {choice!r}")

@@ -190,7 +190,7 @@ class Transformers:
         if not readable:
             return
         try:
-            found = self._forward(
+            responses = self._forward(
                 [request for _, request in readable],
                 [texts[i] for i, _ in readable],
                 [pixels[image] for _, request in readable for image in request.images],
@@ -207,7 +207,7 @@ class Transformers:
             yield from self._answer(readable[:half], texts, pixels)
             yield from self._answer(readable[half:], texts, pixels)
             return
-        for (i, _), response in zip(readable, found, strict=True):
+        for (i, _), response in zip(readable, responses, strict=True):
             yield i, response
 
     def _forward(

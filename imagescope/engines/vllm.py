@@ -190,8 +190,8 @@ class VLLM:
         first = output.outputs[0]
         chosen: tuple[float, ...] = ()
         if request.choices:
-            found = {i: math.exp(entry.logprob) for i, entry in first.logprobs[0].items()}
-            chosen = shares(found, variants(request.choices, self._tokenizer))
+            probabilities = {i: math.exp(entry.logprob) for i, entry in first.logprobs[0].items()}
+            chosen = shares(probabilities, variants(request.choices, self._tokenizer))
         return Response(
             first.text,
             len(output.prompt_token_ids or ()),
@@ -201,12 +201,12 @@ class VLLM:
         )
 
 
-def _context(wanted: int | None, described: dict[str, Any]) -> int | None:
+def _context(limit: int | None, described: dict[str, Any]) -> int | None:
     """The context to ask for: vLLM refuses more than the checkpoint knows positions for."""
     text = described.get("text_config") or described.get("llm_config") or described
-    known = text.get("max_position_embeddings")
+    positions = text.get("max_position_embeddings")
     stretched = "factor" in (text.get("rope_scaling") or text.get("rope_parameters") or {})
-    return wanted if wanted is None or not known or stretched else min(wanted, known)
+    return limit if limit is None or not positions or stretched else min(limit, positions)
 
 
 def _quiet(on_gpu: bool, tensor_parallel_size: int) -> None:

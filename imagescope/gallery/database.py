@@ -86,8 +86,8 @@ class ImageDB:
         then the further images (references outside the gallery)."""
         files = self._gallery.files
         names = dict.fromkeys((*self._gallery.names, *files))
-        found = self._cache.hashes([str(files[name]) for name in names if name in files])
-        hashes = {name: found[str(files[name])] if name in files else "" for name in names}
+        content = self._cache.hashes([str(files[name]) for name in names if name in files])
+        hashes = {name: content[str(files[name])] if name in files else "" for name in names}
         lost = [name for name in self._gallery.names if not hashes[name]]
         if len(lost) == len(self._gallery.names):
             raise UserError(
@@ -113,7 +113,7 @@ class ImageDB:
         folder = self.folder / "captions" / self._captioner
         manifest = {} if self._cache.bundle else read_manifest(folder, made_by)
         read = _read_captions(folder / "captions.jsonl", manifest) if manifest else {}
-        known = {sha: caption for sha, caption in read.items() if caption}  # others are asked again
+        kept = {sha: caption for sha, caption in read.items() if caption}  # others are asked again
         unreadable: dict[str, str] = dict(manifest.get("unreadable", {}))  # sha256 -> why
         skipped = {
             name: unreadable.get(sha, "the file cannot be read")
@@ -125,15 +125,15 @@ class ImageDB:
         requests = [
             Request(prompt, (Picture(str(files[name])),), max_tokens=LONGEST) for name in names
         ]
-        held = [n for n, name in enumerate(names) if self.hashes[name] in known]
-        if held and captioner.missing(requests):
-            texts = [known[self.hashes[names[n]]] for n in held]
-            captioner.adopt([requests[n] for n in held], texts)
-            log.info("captions: %d from %s", len(held), folder)
-        found = dict(zip(names, captioner.ask(requests, "captions", names), strict=True))
-        captions = {name: response.text.strip() for name, response in found.items()}
+        stored = [n for n, name in enumerate(names) if self.hashes[name] in kept]
+        if stored and captioner.missing(requests):
+            texts = [kept[self.hashes[names[n]]] for n in stored]
+            captioner.adopt([requests[n] for n in stored], texts)
+            log.info("captions: %d from %s", len(stored), folder)
+        responses = dict(zip(names, captioner.ask(requests, "captions", names), strict=True))
+        captions = {name: response.text.strip() for name, response in responses.items()}
         for name in [name for name, caption in captions.items() if not caption]:
-            skipped[name] = found[name].error or "the captioner said nothing"
+            skipped[name] = responses[name].error or "the captioner said nothing"
             if why := _unreadable(files[name]):  # nor will it be the next time
                 unreadable[self.hashes[name]] = why
         captions = {name: caption for name, caption in captions.items() if caption}
@@ -144,7 +144,7 @@ class ImageDB:
         self._described["captions"] = {"made": len(captions), "missing": skipped}
         if not self._cache.bundle:
             rows = {
-                name: (sha, captions.get(name) or ("" if name in names else known.get(sha, "")))
+                name: (sha, captions.get(name) or ("" if name in names else kept.get(sha, "")))
                 for name, sha in self.hashes.items()
             }
             _write_captions(folder, made_by, rows, {"skipped": skipped, "unreadable": unreadable})
@@ -199,8 +199,8 @@ class ImageDB:
         made_by = {"encoder": texts.identity, "captioner": self._captioner}
         store = self._store(f"texts/{self._captioner}+{mine}", made_by)
         worded, _, more = store.rows(keys, embed_captions, size, "embedding captions")
-        wanted = 2 * len(names)
-        self.counts = (wanted, wanted - computed - more, computed + more)
+        total = 2 * len(names)
+        self.counts = (total, total - computed - more, computed + more)
         places |= {_worded(c): (worded, n) for n, c in enumerate(plain) if c}
         return GalleryVectors(names, images, worded, ok)
 
@@ -262,23 +262,23 @@ class ImageDB:
     ) -> GalleryVectors:
         """Everything from the bundle; what it has no vector of could not be read then either."""
         keys = [_image(sha) for sha in images]
-        found = self._cache.vectors(texts.space, [key for key in keys if key])
+        seen = self._cache.vectors(texts.space, [key for key in keys if key])
         given = captions or [""] * len(images)
         said = self._cache.vectors(texts.space, [_worded(c) for c in given if c])
-        if not found or not all(_worded(c) in said for c in given if c):
+        if not seen or not all(_worded(c) in said for c in given if c):
             raise UserError(
                 f"{self._cache.path}: lacks vectors of this gallery's images. Replay with the "
                 "options of the run that was exported."
             )
-        width = len(next(iter(found.values())))
+        width = len(next(iter(seen.values())))
         vectors = np.zeros((2, len(keys), width), np.float32)
         for n, (key, caption) in enumerate(zip(keys, given, strict=True)):
-            if key in found:
-                vectors[0, n] = found[key]
-                vectors[1, n] = said[_worded(caption)] if caption else found[key]
-        ok = np.array([key in found for key in keys], bool)
-        wanted = len(keys) * (1 if captions is None else 2)
-        self.counts = (wanted, wanted, 0)
+            if key in seen:
+                vectors[0, n] = seen[key]
+                vectors[1, n] = said[_worded(caption)] if caption else seen[key]
+        ok = np.array([key in seen for key in keys], bool)
+        total = len(keys) * (1 if captions is None else 2)
+        self.counts = (total, total, 0)
         return GalleryVectors(self._gallery.names, vectors[0], vectors[1], ok)
 
 

@@ -67,12 +67,12 @@ class VectorStore:
         """
         computed = 0
         for _ in range(ATTEMPTS):
-            held, wanted = finished(self.folder, self.manifest), self._wanted(keys)
-            if held and held.keys == wanted:
-                self.record(sha256=held.sha256)  # manifests of old have none
-                return held.vectors, np.array([bool(key) for key in wanted], bool), computed
+            ready, rows = finished(self.folder, self.manifest), self._wanted(keys)
+            if ready and ready.keys == rows:
+                self.record(sha256=ready.sha256)  # manifests of old have none
+                return ready.vectors, np.array([bool(key) for key in rows], bool), computed
             try:
-                computed += self._fill(wanted, embed, chunk_size, label)
+                computed += self._fill(rows, embed, chunk_size, label)
             except FileNotFoundError:
                 log.debug("%s: another run has just finished these rows", self.folder)
             except OSError as error:
@@ -92,33 +92,33 @@ class VectorStore:
 
     def _fill(
         self,
-        wanted: list[str],
+        rows: list[str],
         embed: Callable[[list[str]], tuple[Array, Mapping[str, str]]],
         chunk_size: int,
         label: str,
     ) -> int:
         """Makes what is missing and puts the rows together; returns how many were computed."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        known = self._known()
-        distinct = list(dict.fromkeys(key for key in wanted if key))
-        missing = sum(key not in known for key in distinct)
+        places = self._known()
+        distinct = list(dict.fromkeys(key for key in rows if key))
+        missing = sum(key not in places for key in distinct)
 
-        def made() -> Iterator[str]:
+        def embedded() -> Iterator[str]:
             asked: set[str] = set()
-            while any(key not in known and key not in asked for key in distinct):
+            while any(key not in places and key not in asked for key in distinct):
                 for first in range(0, len(distinct), chunk_size):
                     cut = distinct[first : first + chunk_size]
-                    chunk = [k for k in cut if k not in known and k not in asked]
+                    chunk = [k for k in cut if k not in places and k not in asked]
                     if chunk:
                         vectors, why = embed(chunk)
                         if not asked:
-                            keep_width(known, vectors.shape[1])
+                            keep_width(places, vectors.shape[1])
                         asked.update(chunk)
-                        known.update(self._store(chunk, vectors, why))
+                        places.update(self._store(chunk, vectors, why))
                         yield from chunk
 
-        computed = sum(1 for _ in track(made(), missing, label))
-        self._assemble(self._wanted(wanted), known)
+        computed = sum(1 for _ in track(embedded(), missing, label))
+        self._assemble(self._wanted(rows), places)
         return computed
 
     def _store(self, keys: list[str], vectors: Array, why: Mapping[str, str]) -> dict[str, Place]:
@@ -141,25 +141,25 @@ class VectorStore:
 
     def _known(self) -> dict[str, Place]:
         """key -> where its vector lies, of all that is there, here or with the relatives."""
-        known: dict[str, Place] = {}
+        places: dict[str, Place] = {}
         for folder in (*self._relatives, self.folder):
             for path in sorted(folder.glob("part-*.npy")):
-                known.update({key: (path, row) for row, key in enumerate(part_keys(path))})
+                places.update({key: (path, row) for row, key in enumerate(part_keys(path))})
             try:
                 manifest = read_manifest(folder, self._made_by)
             except UserError:
                 continue  # a relative made by something else has nothing to give
-            if held := finished(folder, manifest):
+            if rows := finished(folder, manifest):
                 path = folder / f"vectors-{manifest['rows']}.npy"
-                known.update({key: (path, row) for row, key in enumerate(held.keys) if key})
-        if known:
-            latest, _ = list(known.values())[-1]
-            keep_width(known, open_vectors(latest).shape[1])
-        return known
+                places.update({key: (path, row) for row, key in enumerate(rows.keys) if key})
+        if places:
+            latest, _ = list(places.values())[-1]
+            keep_width(places, open_vectors(latest).shape[1])
+        return places
 
-    def _assemble(self, keys: list[str], known: Mapping[str, Place]) -> None:
+    def _assemble(self, keys: list[str], places: Mapping[str, Place]) -> None:
         """The final files, the manifest last; then what they replace goes."""
-        width = next((open_vectors(known[key][0]).shape[1] for key in keys if key), 0)
+        width = next((open_vectors(places[key][0]).shape[1] for key in keys if key), 0)
         name = digest(keys)[:16]
         with replacing(self.folder / f"vectors-{name}.npy") as file:
             out = np.lib.format.open_memmap(
@@ -167,7 +167,7 @@ class VectorStore:
             )
             for row, key in enumerate(keys):
                 if key:
-                    path, place = known[key]
+                    path, place = places[key]
                     out[row] = open_vectors(path)[place]
                 if row % BLOCK == 0:
                     forget(out)
@@ -191,10 +191,10 @@ class VectorStore:
                     path.unlink(missing_ok=True)
 
     def _write_manifest(self, changes: Mapping[str, Any], why: Mapping[str, str] = {}) -> None:
-        found = read_manifest(self.folder, self._made_by)  # another run may have written it
+        stored = read_manifest(self.folder, self._made_by)  # another run may have written it
         mine = self.manifest.get("unreadable", {})  # another run may have overwritten it
-        unreadable = {**mine, **found.get("unreadable", {}), **why}
-        made = {"format": FORMAT, "made_by": self._made_by, **found, **changes}
-        made["unreadable"] = unreadable
-        write_json(self.folder / "manifest.json", made)
-        self.manifest = made
+        unreadable = {**mine, **stored.get("unreadable", {}), **why}
+        manifest = {"format": FORMAT, "made_by": self._made_by, **stored, **changes}
+        manifest["unreadable"] = unreadable
+        write_json(self.folder / "manifest.json", manifest)
+        self.manifest = manifest

@@ -154,13 +154,13 @@ def _require_units(vectors: Array, there: Array) -> None:
         forget(vectors)
 
 
-def keep_width(known: dict[str, Place], width: int) -> None:
+def keep_width(places: dict[str, Place], width: int) -> None:
     """Leaves out what is in files of vectors of another length."""
-    others = {path for path, _ in set(known.values()) if open_vectors(path).shape[1] != width}
+    others = {path for path, _ in set(places.values()) if open_vectors(path).shape[1] != width}
     for path in sorted(others):
         log.warning("%s: damaged, made again (its vectors are not of length %d)", path, width)
-    for key in [key for key, (path, _) in known.items() if path in others]:
-        del known[key]
+    for key in [key for key, (path, _) in places.items() if path in others]:
+        del places[key]
 
 
 def file_sha256(path: Path) -> str:

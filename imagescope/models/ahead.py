@@ -40,10 +40,10 @@ def read_ahead(
             return batch, {picture: future.result() for picture, future in futures.items()}
 
         for batch in batches:
-            futures = {}
+            futures: dict[K, Future[V | str]] = {}
             for picture in pictures(batch):
-                begun = (others[picture] for _, others in waiting if picture in others)
-                futures[picture] = next(begun, None) or pool.submit(attempt, picture)
+                begun = [others[picture] for _, others in waiting if picture in others]
+                futures[picture] = begun[0] if begun else pool.submit(attempt, picture)
             waiting.append((batch, futures))
             if len(waiting) > ahead:
                 yield first()

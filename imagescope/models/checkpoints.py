@@ -38,8 +38,8 @@ def locate(model: str) -> str:
     given = Path(model).expanduser()
     for folder in (given, PACKAGE.parent / given):
         if folder.is_dir():
-            if found := problems(folder):
-                raise UserError(_incomplete(str(folder), found))
+            if lacks := problems(folder):
+                raise UserError(_incomplete(str(folder), lacks))
             return str(folder)
     local = not HUB_ID.fullmatch(model) or model.split("/")[0] in (".", "..")
     if local or (len(given.parts) > 1 and (given.parent.is_dir() or _inside(given.parent))):
@@ -65,19 +65,19 @@ def fingerprint(model: str, revision: str | None = None) -> dict[str, str]:
     if not Path(source).is_dir():
         return {"model": source, "revision": _snapshot(source, revision).name}
     folder, digest = Path(source), hashlib.sha256()
-    known, seen = _remembered(folder), {}
+    remembered, seen = _remembered(folder), {}
     for path in _files(folder):
         name, stat = path.relative_to(folder).as_posix(), path.stat()
         stamp = [stat.st_size, stat.st_mtime_ns]
-        if stat.st_size > LARGE and known.get(name, [])[:2] == stamp:
-            content = known[name][2]
+        if stat.st_size > LARGE and remembered.get(name, [])[:2] == stamp:
+            content = remembered[name][2]
         else:
             with path.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
         if stat.st_size > LARGE:
             seen[name] = [*stamp, content]
         digest.update(f"{name}\0{content}\n".encode())
-    if seen and seen != known:
+    if seen and seen != remembered:
         remember(_hash_file(folder), seen)
     return {"sha256": digest.hexdigest()}
 
@@ -102,10 +102,10 @@ def _hash_file(folder: Path) -> Path:
 
 def _remembered(folder: Path) -> dict[str, list[Any]]:
     try:
-        found = parse_json(_hash_file(folder).read_bytes())
+        hashes = parse_json(_hash_file(folder).read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return hashes if isinstance(hashes, dict) else {}
 
 
 def remember(path: Path, value: Any) -> None:
@@ -117,26 +117,26 @@ def remember(path: Path, value: Any) -> None:
 
 def problems(folder: Path) -> list[str]:
     """What a checkpoint folder lacks to be loaded; empty where it is whole."""
-    found = []
+    lacks = []
     if not any((folder / name).is_file() for name in CONFIGS):
-        found.append("no config.json")
+        lacks.append("no config.json")
     if not any((folder / name).is_file() for name in TOKENIZERS):
-        found.append("no tokenizer (tokenizer.json or tokenizer.model)")
+        lacks.append("no tokenizer (tokenizer.json or tokenizer.model)")
     shards: set[str] = set()
     for index in folder.glob(f"{WEIGHTS}.index.json"):
         try:
             shards |= {str(name) for name in parse_json(index.read_bytes())["weight_map"].values()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            found.append(f"{index.name} is damaged")
+            lacks.append(f"{index.name} is damaged")
     weights = {path.name for path in folder.glob(WEIGHTS)}
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
-    found += [f"no {name}, which the index names" for name in sorted(shards - weights)]
+    lacks += [f"no {name}, which the index names" for name in sorted(shards - weights)]
     if not weights and not shards:
-        found.append(f"no weights ({WEIGHTS}{_PICKLED.format(pickles[0]) if pickles else ''})")
+        lacks.append(f"no weights ({WEIGHTS}{_PICKLED.format(pickles[0]) if pickles else ''})")
     for name in sorted(weights):
         if name.endswith(".safetensors") and (why := _damage(folder / name)):
-            found.append(f"{name} {why}")
-    return found
+            lacks.append(f"{name} {why}")
+    return lacks
 
 
 def _damage(path: Path) -> str:
@@ -161,9 +161,9 @@ _PICKLED = (
 )
 
 
-def _incomplete(where: str, found: list[str]) -> str:
+def _incomplete(where: str, lacks: list[str]) -> str:
     return (
-        f"{where}: the checkpoint is incomplete: {'; '.join(found)}. Download it again "
+        f"{where}: the checkpoint is incomplete: {'; '.join(lacks)}. Download it again "
         f"(hf download OWNER/NAME --local-dir {where}); the tiny ones come with the repository "
         "(git checkout -- data/tiny/models)."
     )
@@ -210,9 +210,9 @@ def _fetch(source: str, revision: str | None) -> str:
             folder = Path(snapshot_download(source, revision=folder.name, ignore_patterns=ignored))
         except Exception as error:
             raise _unavailable(source, error) from None
-        if found := problems(folder):
+        if lacks := problems(folder):
             raise UserError(
-                f"{source}: the download is incomplete: {'; '.join(found)}. (Weights that are only "
+                f"{source}: the download is incomplete: {'; '.join(lacks)}. (Weights that are only "
                 f"pickles, {', '.join(PICKLES)}, can run code when they are opened and are not "
                 "fetched: take a revision that has safetensors.)"
             )
@@ -224,26 +224,26 @@ def read_config(model: str, revision: str | None = None) -> dict[str, Any]:
     source = locate(model)
     folder = Path(source) if Path(source).is_dir() else _snapshot(source, revision)
     try:
-        found = parse_json((folder / "config.json").read_bytes())
+        config = parse_json((folder / "config.json").read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(config, dict):
         raise UserError(f"{folder / 'config.json'}: not a checkpoint's configuration")
-    return found
+    return config
 
 
 def _snapshot(model: str, revision: str | None) -> Path:
     """The hub cache's folder for a checkpoint, named by its commit; fetches config.json if new."""
     from huggingface_hub import hf_hub_download, model_info, try_to_load_from_cache
 
-    found = try_to_load_from_cache(model, "config.json", revision=revision)
-    if not isinstance(found, str):
+    path = try_to_load_from_cache(model, "config.json", revision=revision)
+    if not isinstance(path, str):
         try:
             model_info(model, revision=revision, timeout=10)  # fails at once, without retries
-            found = hf_hub_download(model, "config.json", revision=revision)
+            path = hf_hub_download(model, "config.json", revision=revision)
         except Exception as error:
             raise _unavailable(model, error) from None
-    return Path(found).parent
+    return Path(path).parent
 
 
 def available(model: str, revision: str | None = None) -> int:

@@ -33,9 +33,9 @@ def vllm_works() -> bool:
     installed = [spec.origin, os.stat(spec.origin).st_mtime_ns, bool(visible_gpus())]
     memory = user_cache() / "vllm.json"
     try:
-        known = json.loads(memory.read_text())
-        if known["installed"] == installed:
-            return bool(known["works"])
+        answer = json.loads(memory.read_text())
+        if answer["installed"] == installed:
+            return bool(answer["works"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     tried = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, check=False)
@@ -73,9 +73,9 @@ def resolve_dtype(config: ModelConfig, on_gpu: bool | None = None) -> str:
         return config.dtype
     if not (bool(visible_gpus()) if on_gpu is None else on_gpu):
         return "float32"
-    found = read_config(config.model, config.revision)
-    text: dict[str, Any] = found.get("text_config") or found.get("llm_config") or {}
-    for part in (found, text):
+    described = read_config(config.model, config.revision)
+    text: dict[str, Any] = described.get("text_config") or described.get("llm_config") or {}
+    for part in (described, text):
         if dtype := part.get("dtype") or part.get("torch_dtype"):
             return str(dtype).removeprefix("torch.")
     return "bfloat16"

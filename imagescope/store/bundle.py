@@ -79,11 +79,11 @@ def _fill(
 ) -> None:
     rows = cache.table("responses", "key" + AMONG, among=used.responses)
     bundle.insert("responses", rows + [entry.row() for entry in used.failed.values()])
-    for space, wanted in used.vectors.items():
-        held = cache.vectors(space, sorted(wanted))
-        if len(held) < len(wanted):
-            raise UserError(f"{cache.path}: {len(wanted) - len(held)} vectors are gone (pruned?)")
-        bundle.put_vectors(space, held)
+    for space, keys in used.vectors.items():
+        stored = cache.vectors(space, sorted(keys))
+        if len(stored) < len(keys):
+            raise UserError(f"{cache.path}: {len(keys) - len(stored)} vectors are gone (pruned?)")
+        bundle.put_vectors(space, stored)
     for space, vectors in more:
         bundle.put_vectors(space, vectors)
     files = {"/".join(PurePath(path).parts[-PARTS:]): sha for path, sha in used.files.items()}

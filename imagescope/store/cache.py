@@ -97,37 +97,37 @@ class Cache:
     def replayed(self, declared: Mapping[str, Any]) -> dict[str, Any]:
         """The identity that a bundle has for what a configuration declares of a model. The engine
         may be left to the bundle (auto). Raises UserError where it has none."""
-        found: dict[str, dict[str, Any]] = {}
+        identities: dict[str, dict[str, Any]] = {}
         asked, others = _compared(declared), []
         engine = declared.get("engine", "auto")
         for name, stored, identity in self._identities():
             others.append(str(stored.get("model")))
             same = _compared(stored) == asked and engine in ("auto", stored.get("engine", "auto"))
             if same and (self.only is None or name in self.only):
-                found[name] = identity
-        if len(found) != 1:
+                identities[name] = identity
+        if len(identities) != 1:
             raise UserError(
-                f"{self.path}: {'several' if found else 'nothing'} for {declared.get('model')} "
-                f"with these settings (engine: {engine}); it was made with "
+                f"{self.path}: {'several' if identities else 'nothing'} for "
+                f"{declared.get('model')} with these settings (engine: {engine}); it was made with "
                 f"{', '.join(sorted(set(others))) or 'no model'}. Give the options of that run."
             )
-        return next(iter(found.values()))
+        return next(iter(identities.values()))
 
     # Responses
 
     def responses(self, keys: Iterable[str]) -> dict[str, Response]:
         """Those of the keys that are held. A row that cannot be read is as if it were not there."""
         keys = list(keys)
-        found, odd = {}, 0
+        responses, odd = {}, 0
         for key, _, _, text, _ in self.table("responses", "key" + AMONG, among=keys):
             try:
-                found[key] = read_response(text)
+                responses[key] = read_response(text)
             except ValueError:
                 odd += 1
         self._miss(odd, "responses")
         if self._record:
-            self.used.responses.update(found)
-        return found | {key: self.failed[key] for key in keys if key in self.failed}
+            self.used.responses.update(responses)
+        return responses | {key: self.failed[key] for key in keys if key in self.failed}
 
     def put(self, entries: Sequence[Entry]) -> dict[str, Response]:
         """Stores all of them or none; returns key -> response as it will be read again. Errors are
@@ -147,11 +147,11 @@ class Cache:
         (register); a key says what was embedded (a text, an image's hash)."""
         rows = self.table("vectors", "space = ? AND key" + AMONG, space, among=keys)
         read = {key: np.frombuffer(blob, "<f4") for _, key, blob, _ in rows if len(blob) % 4 == 0}
-        found = {key: vector for key, vector in read.items() if is_unit(vector)}
-        self._miss(len(rows) - len(found), "vectors")
+        vectors = {key: vector for key, vector in read.items() if is_unit(vector)}
+        self._miss(len(rows) - len(vectors), "vectors")
         if self._record:
-            self.used.vectors.setdefault(space, set()).update(found)
-        return found
+            self.used.vectors.setdefault(space, set()).update(vectors)
+        return vectors
 
     def put_vectors(self, space: str, vectors: Mapping[str, np.ndarray]) -> None:
         """Stores all of them or none. Raises UserError for one that is not finite or not of unit
@@ -173,15 +173,17 @@ class Cache:
         A file is read again only when its size or time changed. In a bundle nothing is read: a
         path is found by the longest end it shares with one that the run used.
         """
-        wanted = sorted(set(paths))
+        names = sorted(set(paths))
         if self.bundle:
-            return dict.fromkeys(wanted, "") | bundled(self, wanted)
-        found = hashed(self, wanted)
+            return dict.fromkeys(names, "") | bundled(self, names)
+        hashes = hashed(self, names)
         if self._record:
             # what turned out to be no image stays of no use, as it will be in a replay
-            found |= {path: "" for path in wanted if self.used.files.get(path) == ""}
-            self.used.files.update({p: sha for p, sha in found.items() if sha or os.path.exists(p)})
-        return found
+            hashes |= {path: "" for path in names if self.used.files.get(path) == ""}
+            self.used.files.update(
+                {p: sha for p, sha in hashes.items() if sha or os.path.exists(p)}
+            )
+        return hashes
 
     def lose(self, paths: Iterable[str]) -> None:
         """Lets a bundle of this run know which files were of no use."""
@@ -242,11 +244,11 @@ class Cache:
     def _named(self, model: str) -> set[str]:
         """Ids of the identities that were declared under this name, or begin with it."""
         names = [(name, str(declared.get("model"))) for name, declared, _ in self._identities()]
-        found = {name for name, declared in names if declared == model or name.startswith(model)}
-        if not found:
-            known = ", ".join(sorted({declared for _, declared in names})) or "nothing"
-            raise UserError(f"{self.path}: nothing of {model}; it holds {known}")
-        return found
+        ids = {name for name, declared in names if declared == model or name.startswith(model)}
+        if not ids:
+            declared_names = ", ".join(sorted({declared for _, declared in names})) or "nothing"
+            raise UserError(f"{self.path}: nothing of {model}; it holds {declared_names}")
+        return ids
 
     def seal(self) -> None:
         """Makes a bundle of the file: one plain file, only read from now on, on any medium."""

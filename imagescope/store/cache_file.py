@@ -127,8 +127,8 @@ def _checked(connection: sqlite3.Connection, path: Path) -> tuple[sqlite3.Connec
     if kinds not in ([("cache",)], [("bundle",)]):
         raise damaged(path, "its kind")
     writable = kinds == [("cache",)] and os.access(path, os.W_OK) and _writable(path.parent)
-    if not writable and (found := _pragma(connection, "quick_check(1)")) != "ok":
-        raise damaged(path, str(found))
+    if not writable and (answer := _pragma(connection, "quick_check(1)")) != "ok":
+        raise damaged(path, str(answer))
     if version < VERSION:
         if not writable:
             connection = _copy(connection)

@@ -35,11 +35,11 @@ def digest(value: Any) -> str:
 
 def checksum(*values: str | bytes | float | None) -> bytes:
     """8 bytes that tell whether a row's values are what was written; not against forgery."""
-    found = hashlib.blake2b(digest_size=8)
+    sums = hashlib.blake2b(digest_size=8)
     for value in values:
         part = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
-        found.update(b"%d:%b" % (len(part), part))
-    return found.digest()
+        sums.update(b"%d:%b" % (len(part), part))
+    return sums.digest()
 
 
 def storable(text: str) -> str:
@@ -54,32 +54,32 @@ def hashed(cache: Cache, paths: Sequence[str]) -> dict[str, str]:
     places = {path: str(Path(path).absolute()) for path in paths}
     stored = {place: storable(place) for place in places.values()}
     rows = cache.table("files", "path" + AMONG, among=list(stored.values()))
-    known = {place: (size, mtime, sha) for place, size, mtime, sha in rows}
-    found: dict[str, str] = {}
+    remembered = {place: (size, mtime, sha) for place, size, mtime, sha in rows}
+    hashes: dict[str, str] = {}
     stale: dict[str, os.stat_result] = {}
     for path, place in places.items():
         try:
             stat = os.stat(place)
         except OSError:
-            found[path] = ""
+            hashes[path] = ""
             continue
-        size, mtime, sha = known.get(stored[place], (None, None, ""))
+        size, mtime, sha = remembered.get(stored[place], (None, None, ""))
         if (size, mtime) == (stat.st_size, stat.st_mtime_ns):
-            found[path] = sha
+            hashes[path] = sha
         else:
             stale[path] = stat
     if stale:
         with ThreadPoolExecutor(READERS, "hash") as pool:
-            found |= dict(zip(stale, pool.map(_hash, stale), strict=True))
+            hashes |= dict(zip(stale, pool.map(_hash, stale), strict=True))
         cache.insert(
             "files",
             [
-                (stored[places[path]], stat.st_size, stat.st_mtime_ns, found[path])
+                (stored[places[path]], stat.st_size, stat.st_mtime_ns, hashes[path])
                 for path, stat in stale.items()
-                if found[path]
+                if hashes[path]
             ],
         )
-    return found
+    return hashes
 
 
 def bundled(cache: Cache, paths: Iterable[str]) -> dict[str, str]:
@@ -89,7 +89,7 @@ def bundled(cache: Cache, paths: Iterable[str]) -> dict[str, str]:
     for path, _, _, sha in cache.table("files"):
         if parts := PurePath(path).parts[::-1]:
             by_name.setdefault(parts[0], []).append((parts, sha))
-    found = {}
+    hashes = {}
     for path in paths:
         parts = PurePath(storable(path)).parts[::-1]
         shared = [(sum(1 for _ in _common(parts, p)), sha) for p, sha in by_name.get(parts[0], [])]
@@ -97,8 +97,8 @@ def bundled(cache: Cache, paths: Iterable[str]) -> dict[str, str]:
         if len(best) > 1:
             raise UserError(f"{cache.path}: several of its images end like {path}")
         if best:
-            found[path] = best.pop()
-    return found
+            hashes[path] = best.pop()
+    return hashes
 
 
 def _hash(path: str) -> str:
