@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 
 from PIL import Image
 
 from imagescope.errors import UserError
 from imagescope.own import library, show
+from imagescope.own.folder import sha256
 from imagescope.own.scope import ImageScope
 
 SIDE = 2048  # pixels of the longer side at most: more than any model looks at
@@ -40,7 +40,7 @@ class References:
         if not path.is_relative_to(self._uploads) or path.is_relative_to(self._folder):
             raise UserError("it must be uploaded")
         try:
-            content = sha256(path.read_bytes()).hexdigest()
+            content = sha256(path)
             if name := self._indexed.get(content):
                 small = library.thumbnail(self._scope.name, self._scope.manifest.pictures[name])
                 return self._scope.files[name], picture_tag(show.data_uri(small))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -114,10 +115,8 @@ def _result(result: Result) -> dict[str, Any]:
         "caption": why.caption,
         "first_rank": why.first_rank,
         "questions": [
-            {
-                "question": check.question,
-                "expected": check.expected,
-                "answer": check.answer,
+            asdict(check)
+            | {
                 "yes": None if math.isnan(check.yes) else round(check.yes, 4),
                 "passed": check.passed,
             }

@@ -1,9 +1,9 @@
 """The page: a conversation on the left, pictures on the right, better after each stage.
 
 Thumbnails travel inside the page's updates, so no address of this server names a file. All model
-work is done by one thread, a stage at a time, so that several users' searches take turns and each
-sees first results early; what is uploaded is decoded elsewhere, by our own decoder alone, and made
-small (own/references.py). What reaches the page at all is own/guard.py's to say.
+work is done by one thread (own/desk.py), a stage at a time, so that several users' searches take
+turns and each sees first results early; what is uploaded is decoded elsewhere, by our own decoder
+alone, and made small (own/references.py). What reaches the page at all is own/guard.py's to say.
 """
 
 from __future__ import annotations
@@ -13,27 +13,25 @@ import os
 import re
 import socket
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+from markupsafe import escape
 
 from imagescope.config import PACKAGE, EngineName
 from imagescope.errors import UserError
 from imagescope.own import library, show
 from imagescope.own.answers import Answer, Result
-from imagescope.own.conversation import Conversation
+from imagescope.own.desk import Desk, Session
 from imagescope.own.guard import LARGEST_UPLOAD, Guard
 from imagescope.own.references import References, picture_tag
-from imagescope.own.scope import STAGES, ImageScope
+from imagescope.own.scope import ImageScope
 
 log = logging.getLogger("imagescope")
-T = TypeVar("T")
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 DECODING = 2  # uploads decoded at a time: each may take a gigabyte for a moment
 USERS = 16  # searches under way at a time; more wait in the queue
@@ -47,62 +45,6 @@ DOING = {
 HINT = "Describe a picture. Then refine it, or take a result and say what is to be different."
 
 
-@dataclass
-class Session:
-    """One visitor's conversation, and its transcript.
-
-    turn: how many lines there were; a line ends the search of the one before.  refused: why the
-    reference picture that was offered last was not taken; until it is dropped, nothing is searched.
-    """
-
-    conversation: Conversation = field(default_factory=Conversation)
-    lines: list[dict[str, str]] = field(default_factory=list)
-    turn: int = 0
-    refused: str = ""
-
-    def note(self, role: str, text: str) -> None:
-        """Adds a line; the chat window takes HTML."""
-        self.lines.append({"role": role, "content": _escape(text)})
-
-
-class Desk:
-    """The one thread that owns the models and the cache."""
-
-    def __init__(self, open_scope: Callable[[], ImageScope]):
-        self._pool = ThreadPoolExecutor(1, "models")
-        self.scope = self._do(open_scope)
-
-    def _do(self, work: Callable[..., T], *args: Any) -> T:
-        return self._pool.submit(work, *args).result()
-
-    def answers(self, session: Session, text: str, top: int) -> Iterator[Answer]:
-        """An answer after each stage; between two of them others have their turn. Ends where the
-        visitor says something else meanwhile, before it costs anything more."""
-        turn = session.turn
-        steps = session.conversation.say(self.scope, text, STAGES, top, glance=True)
-
-        def step() -> Answer | None:
-            return next(steps, None) if session.turn == turn else None
-
-        while (answer := self._do(step)) is not None:
-            yield answer
-
-    def warm(self) -> None:
-        """Loads the models while the first visitor still types."""
-        self._pool.submit(_warm, self.scope)
-
-    def close(self) -> None:
-        self._do(self.scope.close)
-        self._pool.shutdown()
-
-
-def _warm(scope: ImageScope) -> None:
-    try:  # words never asked before: known answers come from the cache and load nothing
-        scope.search(f"warming up {time.time_ns()}", top=1)
-    except Exception as error:
-        log.warning("warming up: %s", error)
-
-
 def build(desk: Desk, top: int) -> Any:
     """The page as gradio Blocks; its style goes to `launch`."""
     import gradio as gr
@@ -113,7 +55,7 @@ def build(desk: Desk, top: int) -> Any:
         title=f"{name} · ImageScope", analytics_enabled=False, delete_cache=(60, 3600)
     ) as page:
         session = gr.State(Session())
-        gr.HTML(f"<h1>{_escape(name)}</h1>", elem_id="title", padding=False)
+        gr.HTML(f"<h1>{escape(name)}</h1>", elem_id="title", padding=False)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 chat = gr.Chatbot(
@@ -155,11 +97,10 @@ def build(desk: Desk, top: int) -> Any:
         def results(answer: Answer | None, words: str) -> dict[Any, Any]:
             best: list[Result | None] = [*(answer or ()), *[None] * top][:top]
             points = show.understanding(answer) if answer is not None else []
-            listed = "".join(f"<li>{_escape(text)}</li>" for text in points)
-            details = (
-                f"<details><summary>How this was understood</summary><ul>{listed}</ul></details>"
-            )
-            values: dict[Any, Any] = {status: _status(words), meant: details if points else ""}
+            listed = "".join(f"<li>{escape(text)}</li>" for text in points)
+            summary = "<summary>How this was understood</summary>"
+            details = f"<details>{summary}<ul>{listed}</ul></details>" if points else ""
+            values: dict[Any, Any] = {status: _status(words), meant: details}
             for column, card, result in zip(columns, cards, best, strict=True):
                 values[column] = gr.Column(visible=result is not None)
                 values[card] = show.card(result) if result else ""
@@ -251,13 +192,7 @@ def _slot(gr: Any, rank: int) -> tuple[Any, Any, Any]:
 
 
 def _status(words: str) -> str:
-    return f'<p role="status" aria-live="polite">{_escape(words)}</p>'
-
-
-def _escape(text: str) -> str:
-    from markupsafe import escape
-
-    return str(escape(text))
+    return f'<p role="status" aria-live="polite">{escape(words)}</p>'
 
 
 def without_folders(text: str, scope: ImageScope) -> str:

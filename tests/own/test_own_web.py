@@ -195,7 +195,7 @@ def test_limits_are_the_servers(address: str, captions: list[str], tmp_path: Pat
 
 def test_a_new_line_ends_the_search_of_the_one_before(captions: list[str]) -> None:
     """So one visitor has one search, however many lines are sent."""
-    from imagescope.own.web import Desk, Session
+    from imagescope.own.desk import Desk, Session
 
     desk, session = Desk(lambda: ImageScope.open("n")), Session()
     try:
