@@ -119,16 +119,30 @@ class ModelConfig(_Model):
         return self
 
 
+Side = Literal["query", "gallery"]
+
+
 class EncoderConfig(_Model):
-    """The image and text towers. library: who loads them."""
+    """What embeds images and texts. library: a name of registry.ENCODERS, which loads it.
+
+    preprocessing: the processor's own, or target_pad before it (encoders/pixels.py).
+    instruction_query, instruction_gallery: what is said beside an item of that side, where the
+    library takes instructions.
+    """
 
     model: str
     revision: str | None = None
-    library: Literal["transformers", "open_clip"] = "transformers"
+    library: str = "transformers"
+    preprocessing: Literal["processor", "target_pad"] = "processor"
+    instruction_query: str = ""
+    instruction_gallery: str = ""
     dtype: str = "float32"
     batch_size: int = Field(default=64, gt=0)
     chunk_size: int = Field(default=1024, gt=0)
     max_length: int = Field(default=77, gt=0)  # text tokens, special ones included
+
+    def instruction(self, side: Side) -> str:
+        return self.instruction_query if side == "query" else self.instruction_gallery
 
 
 class ModelSet(_Model):

@@ -73,12 +73,13 @@ class Query:
 
 @dataclass(frozen=True)
 class Item:
-    """Anything that is embedded: a text, images, a video, or several of them together."""
+    """Anything that is embedded: a text, images, a video, or several of them together. meta: what
+    is known about it, which makes no other item of it."""
 
     text: str = ""
     images: tuple[Path, ...] = ()
     video: Path | None = None
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

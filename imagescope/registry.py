@@ -73,4 +73,16 @@ METHODS = Registry(
     },
 )
 
+# a library that opens encoders -> a class of encoders/base.py's kind
+ENCODERS = Registry(
+    "encoder",
+    {
+        "transformers": "imagescope.encoders.transformers:TransformersEncoder",
+        "open_clip": "imagescope.encoders.open_clip:OpenClipEncoder",
+        "sentence_transformers": (
+            "imagescope.encoders.sentence_transformers:SentenceTransformersEncoder"
+        ),
+    },
+)
+
 COMMANDS = Registry("command", {})  # beside those of cli/

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagescope.config import EncoderConfig, ModelConfig
+from imagescope.config import ModelConfig, Side
+from imagescope.encoders.base import Encoder
 from imagescope.engines.base import Pair, Request, Response
+from imagescope.records import Item
 from imagescope_tiny.language import caption
 from imagescope_tiny.scenes import COLOURS, draw, random_scene
 
@@ -103,29 +105,24 @@ class Oracle:
         return {"step1": edits, "step2": [before + told]}
 
 
-class Words:
+class Words(Encoder):
     """An encoder whose vectors count words; a picture's are those of its caption."""
 
-    loads, load_seconds, seconds, dimension = 0, 0.0, 0.0, 512
+    dimension = 512
 
-    def __init__(self, config: EncoderConfig):
-        self.config, self.unreadable = config, dict[str, str]()
-        self.declared = {"model": config.model}
-        self.identity: dict[str, Any] = {"encoder": config.model}
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"encoder": self.config.model}
 
-    def texts(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
-        rows = np.full((len(texts), self.dimension), 1e-6, np.float32)
-        for row, text in zip(rows, texts, strict=True):
-            for word in words(text):
+    def embed(
+        self, items: Sequence[Item], side: Side
+    ) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
+        rows = np.full((len(items), self.dimension), 1e-6, np.float32)
+        for row, item in zip(rows, items, strict=True):
+            seen = [SEEN.get(content(path), "a photograph") for path in item.images]
+            for word in words(" ".join([item.text, *seen])):
                 row[int(hashlib.sha256(word.encode()).hexdigest(), 16) % self.dimension] += 1
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-    def images(self, paths: Sequence[Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        found = self.texts([SEEN.get(content(path), "a photograph") for path in paths])
-        return found, np.ones(len(paths), bool)
-
-    def close(self) -> None:
-        pass
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True), {}
 
 
 @pytest.fixture

@@ -6,24 +6,26 @@ On one machine this is not needed: an Encoder uses every visible GPU itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from imagescope.arrays import Array
-from imagescope.config import EncoderConfig
-from imagescope.encoders.base import Encoder
+from imagescope.config import EncoderConfig, Side
+from imagescope.encoders.base import Encoder, Model, open_encoder
 from imagescope.engines.cluster import connect, places
 from imagescope.engines.distributed import Lost, Pool
 from imagescope.errors import UserError
 from imagescope.models.checkpoints import locate
 from imagescope.models.images import ABSENT
+from imagescope.records import Item
 
 
 class DistributedEncoder(Encoder):
-    """See Encoder. Texts, which are few, are embedded here.
+    """See Encoder. Texts alone, which are few, are embedded here.
 
     address: of the running cluster ("auto": the one this machine is part of); its machines see
         images and checkpoint under the same paths.  replicas: None: one a GPU.
@@ -32,36 +34,44 @@ class DistributedEncoder(Encoder):
     def __init__(
         self, config: EncoderConfig, address: str | None = None, replicas: int | None = None
     ):
+        self._local = open_encoder(config)
+        self.takes, self.instructed = self._local.takes, self._local.instructed
         super().__init__(config)
         self._address, self._replicas = address, replicas
         self._pool: Pool | None = None
 
-    def images(self, paths: Sequence[str | os.PathLike[str]]) -> tuple[Array, Array]:
-        """See Encoder.images. Batches go to the replicas as they become free."""
-        names, size = [os.path.abspath(path) for path in paths], self.config.batch_size
-        vectors = np.zeros((len(names), self.dimension), np.float32)
-        ok = np.zeros(len(names), bool)
-        chunks = [names[first : first + size] for first in range(0, len(names), size)]
-        with self._timed():
-            for number, found in self._workers().map(chunks):
-                for row, item in enumerate(found, number * size):
-                    if isinstance(item, np.ndarray):
-                        vectors[row], ok[row] = item, True
-                    else:
-                        why = item.error if isinstance(item, Lost) else str(item)
-                        if why.endswith(ABSENT) and os.path.exists(names[row]):
-                            raise UserError(
-                                f"{names[row]}: a worker does not see this file. Do all machines "
-                                "of the cluster have it under this path?"
-                            )
-                        self.unreadable[os.fspath(paths[row])] = why
-        return vectors, ok
+    def open(self, folder: str) -> Model:
+        return self._local.open(folder)
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
         super().close()
+
+    def _embed(
+        self, items: Sequence[Item], rows: list[int], side: Side, reasons: dict[int, str]
+    ) -> Iterator[tuple[list[int], Array]]:
+        """See Encoder._embed. Batches with images go to the replicas as they become free."""
+        if not rows or not items[rows[0]].images:
+            yield from super()._embed(items, rows, side, reasons)
+            return
+        size = self.config.batch_size
+        batches = [rows[first : first + size] for first in range(0, len(rows), size)]
+        tasks = [[(_absolute(items[row]), side) for row in batch] for batch in batches]
+        for number, results in self._workers().map(tasks):
+            for row, result in zip(batches[number], results, strict=True):
+                if isinstance(result, np.ndarray):
+                    yield [row], result[None]
+                    continue
+                why = result.error if isinstance(result, Lost) else str(result)
+                (path,) = items[row].images
+                if why.endswith(ABSENT) and path.exists():
+                    raise UserError(
+                        f"{path}: a worker does not see this file. Do all machines of the cluster "
+                        "have it under this path?"
+                    )
+                reasons[row] = why
 
     def _workers(self) -> Pool:
         if self._pool is None:
@@ -73,17 +83,17 @@ class DistributedEncoder(Encoder):
         return self._pool
 
 
+def _absolute(item: Item) -> Item:
+    return replace(item, images=tuple(Path(os.path.abspath(path)) for path in item.images))
+
+
 class _Embedder:
     """An encoder as a Pool's worker."""
 
     def __init__(self, config: EncoderConfig):
-        self._encoder = Encoder(config)
+        self._encoder = open_encoder(config)
 
-    def embed(self, paths: list[str]) -> list[Any]:
-        """Each image's vector, or why it has none."""
-        vectors, ok = self._encoder.images(paths)
-        unreadable = self._encoder.unreadable
-        return [
-            vector if fine else unreadable[path]
-            for path, vector, fine in zip(paths, vectors, ok, strict=True)
-        ]
+    def embed(self, tasks: list[tuple[Item, Side]]) -> list[Any]:
+        """Each item's vector, or why it has none."""
+        vectors, reasons = self._encoder.embed([item for item, _ in tasks], tasks[0][1])
+        return [reasons.get(row, vector) for row, vector in enumerate(vectors)]

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from imagescope.arrays import Array
-from imagescope.encoders.base import CachedTexts, Encoder
+from imagescope.encoders.base import Encoder
+from imagescope.encoders.cached import CachedEncoder
 from imagescope.engines.base import Picture, Request
 from imagescope.engines.role import Role
 from imagescope.errors import UserError
@@ -34,7 +35,7 @@ from imagescope.files import parse_json, replacing, write_json
 from imagescope.gallery.vector_store import VectorStore
 from imagescope.gallery.vectors import FORMAT, GalleryVectors, read_manifest
 from imagescope.models.images import UnreadableImage, load_picture
-from imagescope.records import Gallery
+from imagescope.records import Gallery, Item
 from imagescope.store.cache import Cache
 from imagescope.store.hashing import digest
 
@@ -151,7 +152,7 @@ class ImageDB:
         return captions
 
     def vectors(
-        self, encoder: Encoder, texts: CachedTexts, captions: Mapping[str, str] | None = None
+        self, encoder: Encoder, texts: CachedEncoder, captions: Mapping[str, str] | None = None
     ) -> GalleryVectors:
         """Embeddings of every image of the gallery, and of its captions where they are given,
         memory-mapped; computes what is new. An image without a caption has its image vector in the
@@ -161,20 +162,22 @@ class ImageDB:
         plain = None if captions is None else [captions.get(name, "") for name in names]
         if self._cache.bundle:
             return self._replayed(texts, shas, plain)
-        mine = f"{_slug(encoder.config.model)}-{digest(texts.identity)[:8]}"
-        paths = {
-            sha: str(self._gallery.files[n]) for n, sha in zip(names, shas, strict=True) if sha
+        made_by = texts.made_by("gallery")
+        mine = f"{_slug(encoder.config.model)}-{digest(made_by)[:8]}"
+        items = {
+            sha: Item(images=(self._gallery.files[name],))
+            for name, sha in zip(names, shas, strict=True)
+            if sha
         }
 
         def embed_images(keys: list[str]) -> tuple[Array, dict[str, str]]:
-            vectors, ok = encoder.images([paths[key] for key in keys])
-            bad = [key for key, fine in zip(keys, ok, strict=True) if not fine]
-            return vectors, {key: encoder.unreadable[paths[key]] for key in bad}
+            vectors, reasons = encoder.embed([items[key] for key in keys], "gallery")
+            return vectors, {keys[row]: why for row, why in reasons.items()}
 
-        store = self._store(f"images/{mine}", {"encoder": texts.identity})
+        store = self._store(f"images/{mine}", {"encoder": made_by})
         images, ok, computed = store.rows(shas, embed_images, size, "embedding images")
         self._report(store, shas, ok)
-        places = {_image(sha): (images, n) for n, sha in enumerate(shas) if ok[n]}
+        places = {_image(texts, sha): (images, n) for n, sha in enumerate(shas) if ok[n]}
         self._bundled = (texts.space, places)
         self.counts = (len(names), len(names) - computed, computed)
         if plain is None:
@@ -190,18 +193,19 @@ class ImageDB:
         def embed_captions(keys: list[str]) -> tuple[Array, dict[str, str]]:
             worded = [n for n, key in enumerate(keys) if key in said]
             vectors = np.zeros((len(keys), images.shape[1]), np.float32)
-            vectors[worded] = encoder.texts([said[keys[n]] for n in worded])
+            captions = [Item(said[keys[n]]) for n in worded]
+            vectors[worded], _ = encoder.embed(captions, "gallery")
             for n, key in enumerate(keys):
                 if key not in said:
                     vectors[n] = images[row[key]]
             return vectors, {}
 
-        made_by = {"encoder": texts.identity, "captioner": self._captioner}
-        store = self._store(f"texts/{self._captioner}+{mine}", made_by)
+        made = {"encoder": made_by, "captioner": self._captioner}
+        store = self._store(f"texts/{self._captioner}+{mine}", made)
         worded, _, more = store.rows(keys, embed_captions, size, "embedding captions")
         total = 2 * len(names)
         self.counts = (total, total - computed - more, computed + more)
-        places |= {_worded(c): (worded, n) for n, c in enumerate(plain) if c}
+        places |= {_worded(texts, c): (worded, n) for n, c in enumerate(plain) if c}
         return GalleryVectors(names, images, worded, ok)
 
     def bundle(self, size: int = 1024) -> Iterator[tuple[str, dict[str, Array]]]:
@@ -258,14 +262,15 @@ class ImageDB:
         self._cache.lose(str(files[name]) for name in names if name in files)
 
     def _replayed(
-        self, texts: CachedTexts, images: list[str], captions: list[str] | None
+        self, texts: CachedEncoder, images: list[str], captions: list[str] | None
     ) -> GalleryVectors:
         """Everything from the bundle; what it has no vector of could not be read then either."""
-        keys = [_image(sha) for sha in images]
+        keys = [_image(texts, sha) for sha in images]
         seen = self._cache.vectors(texts.space, [key for key in keys if key])
         given = captions or [""] * len(images)
-        said = self._cache.vectors(texts.space, [_worded(c) for c in given if c])
-        if not seen or not all(_worded(c) in said for c in given if c):
+        worded = {caption: _worded(texts, caption) for caption in given if caption}
+        said = self._cache.vectors(texts.space, list(worded.values()))
+        if not seen or not all(key in said for key in worded.values()):
             raise UserError(
                 f"{self._cache.path}: lacks vectors of this gallery's images. Replay with the "
                 "options of the run that was exported."
@@ -275,7 +280,7 @@ class ImageDB:
         for n, (key, caption) in enumerate(zip(keys, given, strict=True)):
             if key in seen:
                 vectors[0, n] = seen[key]
-                vectors[1, n] = said[_worded(caption)] if caption else seen[key]
+                vectors[1, n] = said[worded[caption]] if caption else seen[key]
         ok = np.array([key in seen for key in keys], bool)
         total = len(keys) * (1 if captions is None else 2)
         self.counts = (total, total, 0)
@@ -292,14 +297,14 @@ def _key(caption: str) -> str:
     return hashlib.sha256(caption.encode("utf-8", "replace")).hexdigest()
 
 
-def _image(sha: str) -> str:
-    return f"image:{sha}" if sha else ""
+def _image(encoder: CachedEncoder, sha: str) -> str:
+    return encoder.key(f"image:{sha}", "gallery") if sha else ""
 
 
-def _worded(caption: str) -> str:
+def _worded(encoder: CachedEncoder, caption: str) -> str:
     """A caption's key in a bundle: not that of a description in the same words, which was embedded
-    in other company and may differ in the last digits."""
-    return f"caption:{_key(caption)}"
+    in another batch and may differ in the last digits."""
+    return encoder.key(f"caption:{_key(caption)}", "gallery")
 
 
 def _read_captions(path: Path, manifest: Mapping[str, Any]) -> dict[str, str]:

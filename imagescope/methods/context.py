@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from imagescope.arrays import Array
 from imagescope.config import RunConfig
-from imagescope.encoders.base import CachedTexts, open_encoder
+from imagescope.encoders.base import open_encoder
+from imagescope.encoders.cached import CachedEncoder
 from imagescope.engines.failures import check
 from imagescope.engines.role import Role, Step
 from imagescope.engines.roles import Models
@@ -48,7 +49,7 @@ class RunContext:
         self.models = Models(config, cache, steps=steps, before=before)
         encoder = open_encoder(config.models.encoder, ray_address=config.ray_address)
         self.encoder = before(encoder) if before else encoder
-        self.vectors = CachedTexts(self.encoder, cache, replay=config.replay is not None)
+        self.vectors = CachedEncoder(self.encoder, cache, replay=config.replay is not None)
         self._captions: Mapping[str, str] | None = None  # of all images
         self._rows: dict[bool, GalleryVectors] = {}  # with captions, without
 
@@ -91,7 +92,7 @@ class RunContext:
             if rows.ok[row] and (path := files.get(name)) in wanted
         }
         with self._timed("retrieval"):
-            return self.vectors.embed(items, known)
+            return self.vectors.embed(items, "query", known)
 
     def means(self, groups: Sequence[Sequence[str]]) -> Array:
         with self._timed("retrieval"):

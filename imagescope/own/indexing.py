@@ -147,7 +147,8 @@ def _embed(
     name: str, draft: Manifest, entries: Mapping[str, Entry], skipped: Mapping[str, str]
 ) -> Manifest:
     """Captions and embeds what is new (the image database knows the rest, by content)."""
-    from imagescope.encoders.base import CachedTexts, open_encoder
+    from imagescope.encoders.base import open_encoder
+    from imagescope.encoders.cached import CachedEncoder
     from imagescope.engines.failures import check
     from imagescope.engines.role import Step
     from imagescope.engines.roles import Models
@@ -168,7 +169,7 @@ def _embed(
             check("captions", steps.get("captions", Step()), limit=1)
             encoder = open_encoder(config.models.encoder)
             try:
-                vectors = db.vectors(encoder, CachedTexts(encoder, cache), captions)
+                vectors = db.vectors(encoder, CachedEncoder(encoder, cache), captions)
             finally:
                 encoder.close()
         finally:

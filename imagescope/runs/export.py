@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from imagescope.config import RunConfig
-from imagescope.encoders.base import CachedTexts, open_encoder
+from imagescope.encoders.base import open_encoder
+from imagescope.encoders.cached import CachedEncoder
 from imagescope.engines.roles import Models
 from imagescope.errors import UserError
 from imagescope.files import parse_json
@@ -67,7 +68,7 @@ def export_run(folder: Path, target: Path) -> dict[str, int]:
         )
         captions = db.captions(models.open("captioner"), prompts["caption"])
         encoder = open_encoder(config.models.encoder)
-        db.vectors(encoder, CachedTexts(encoder, cache, replay=True), captions)
+        db.vectors(encoder, CachedEncoder(encoder, cache, replay=True), captions)
         return bundle.export(cache, target, used, db.bundle())
 
 

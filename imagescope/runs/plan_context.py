@@ -6,19 +6,18 @@ held are replaced by others. What follows from them is an estimate.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from imagescope.arrays import Array
-from imagescope.config import RunConfig
-from imagescope.encoders.base import CachedTexts, Encoder
+from imagescope.config import RunConfig, Side
+from imagescope.encoders.base import Encoder
+from imagescope.encoders.cached import CachedEncoder
 from imagescope.engines import open_engine
 from imagescope.engines.base import Pair, Request, Response
 from imagescope.engines.cached import Cached
@@ -27,12 +26,11 @@ from imagescope.engines.roles import checkpoint
 from imagescope.errors import UserError
 from imagescope.gallery.vectors import GalleryVectors
 from imagescope.methods.context import RunContext
-from imagescope.records import Query, Ranking
+from imagescope.records import Item, Query, Ranking
 from imagescope.runs.preflight import identifiable
 from imagescope.search.score import Score
 from imagescope.store.cache import Cache
 
-T = TypeVar("T")
 CHARACTERS = 4  # a token, in English text, where no earlier run tells
 CAPTION = "A dog."  # a typical answer of the captioner
 WIDTH = 4  # of vectors that stand for unknown ones
@@ -121,42 +119,29 @@ class ReadOnly(Cache):
 
 
 class _Unknown(Exception):
-    """Vectors that only the encoder could make; how many."""
+    """Vectors that only the encoder could make."""
 
 
 class _Unloaded(Encoder):
     """An encoder that may not be asked."""
 
-    def images(self, paths: Sequence[str | os.PathLike[str]]) -> tuple[Array, Array]:
-        raise _Unknown(len(paths))
-
-    def texts(self, texts: Sequence[str]) -> Array:
-        raise _Unknown(len(texts))
+    def embed(self, items: Sequence[Item], side: Side) -> tuple[Array, dict[int, str]]:
+        raise _Unknown
 
 
-class _HeldVectors(CachedTexts):
+class _HeldVectors(CachedEncoder):
     """The vectors that are held. stand_in: the unit vector in place of one that is not, as long as
     the gallery's.  unknown: whether it was given, from then on for all."""
 
     stand_in: Array = np.full(WIDTH, WIDTH**-0.5, np.float32)
     unknown = False
 
-    def lookup(self, texts: Sequence[str]) -> dict[str, Array]:
-        distinct = len(set(texts))
-        lacking = distinct if self.unknown else self.missing(texts)
+    def _vectors(self, items: Sequence[Item], side: Side) -> dict[Item, Array]:
+        distinct = len(set(items))
+        lacking = distinct if self.unknown else self.missing(items, side)
         if not lacking:
-            return super().lookup(texts)
-        return self._substituted(texts, len(texts), distinct - lacking, lacking)
-
-    def _images(self, paths: Sequence[Path]) -> dict[Path, Array]:
-        if self.unknown:
-            return self._substituted(paths, len(paths), 0, len(paths))
-        try:
-            return super()._images(paths)
-        except _Unknown as unknown:
-            return self._substituted(paths, 0, 0, unknown.args[0])
-
-    def _substituted(self, items: Sequence[T], *counts: int) -> dict[T, Array]:
+            return super()._vectors(items, side)
+        counts = (len(items), distinct - lacking, lacking)
         self._counts = [a + b for a, b in zip(self._counts, counts, strict=True)]
         self.unknown = True
         return dict.fromkeys(items, self.stand_in)

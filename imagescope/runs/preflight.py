@@ -27,7 +27,7 @@ T = TypeVar("T")
 Group = Literal["machine", "packages", "datasets", "checkpoints", "endpoints", "disk"]
 State = Literal["ok", "optional", "missing"]
 GATED = ("meta-llama/", "google/paligemma")  # owners ask for a licence to be accepted
-WORK = ("generate", "chunks", "images", "texts")  # what asks a model
+WORK = ("generate", "chunks", "embed")  # what asks a model
 QUESTIONS = 3  # a query
 ROW, NAMED = 2_000, 60  # bytes of a stored response, and of a name and its score in a trace
 DIMENSION = 1024  # of vectors, where the encoder's configuration does not say
@@ -88,10 +88,10 @@ class _Checked:
         if name not in WORK:
             return value
 
-        def work(items: Sequence[Any]) -> Any:
+        def work(items: Sequence[Any], *more: Any) -> Any:
             if items:
                 self._preflight()
-            return value(items)
+            return value(items, *more)
 
         return work
 

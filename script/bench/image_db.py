@@ -28,9 +28,10 @@ from rich.console import Console
 from rich.table import Table
 
 from imagescope.config import EncoderConfig
-from imagescope.encoders.base import CachedTexts, Encoder, open_encoder
+from imagescope.encoders.base import Encoder, open_encoder
+from imagescope.encoders.cached import CachedEncoder
 from imagescope.gallery.database import ImageDB
-from imagescope.records import Gallery
+from imagescope.records import Gallery, Item
 from imagescope.store.cache import Cache
 
 TOKENIZER = Path(__file__).parents[2] / "data" / "tiny" / "models" / "encoder"
@@ -84,8 +85,8 @@ def forward(encoder: Encoder, paths: list[Path]) -> Callable[[], None]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = CLIPModel.from_pretrained(encoder.config.model).eval().to(device)
     size = encoder.config.batch_size
-    towers = encoder._load()[0]  # the same preparation
-    pixels = torch.stack([towers.pixels(load_picture(p)) for p in paths[:size]]).to(device)
+    prepare = encoder._load()[0].picture  # the same preparation
+    pixels = torch.stack([prepare(load_picture(p)) for p in paths[:size]]).to(device)
 
     def run() -> None:
         with torch.inference_mode():
@@ -111,7 +112,7 @@ def database(folder: Path, paths: list[Path], encoder: Encoder) -> dict[str, flo
     def work() -> None:
         with Cache.open(folder / "responses.sqlite") as cache:
             db = ImageDB.open(folder, "bench", "all", gallery, cache)
-            db.vectors(encoder, CachedTexts(encoder, cache), captions)
+            db.vectors(encoder, CachedEncoder(encoder, cache), captions)
 
     made, again = clock(work), clock(work)
     Image.new("RGB", (640, 480), "red").save(paths[0])
@@ -137,9 +138,10 @@ def main() -> None:
         encoder = open_encoder(
             EncoderConfig(model=str(work / args.size), batch_size=args.batch_size)
         )
+        items = [Item(images=(path,)) for path in paths]
         ways = {
             "bare forward pass": forward(encoder, paths),
-            "encoder, from files": lambda: encoder.images(paths),
+            "encoder, from files": lambda: encoder.embed(items, "gallery"),
         }
         for way in ways.values():
             way()  # warm

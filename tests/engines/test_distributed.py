@@ -15,12 +15,13 @@ import pytest
 from PIL import Image
 
 from imagescope.config import EncoderConfig, ModelConfig
-from imagescope.encoders.base import Encoder
+from imagescope.encoders.base import open_encoder
 from imagescope.engines.base import Picture, Request, collect
 from imagescope.engines.child import EngineDied
 from imagescope.engines.distributed import Distributed, Lost, Pool
 from imagescope.engines.transformers import Transformers
 from imagescope.errors import UserError
+from imagescope.records import Item
 
 ray = pytest.importorskip("ray")
 MODELS = Path(__file__).parents[2] / "data" / "tiny" / "models"
@@ -171,15 +172,15 @@ def test_a_distributed_encoder_embeds_like_one_encoder(requests: list[Request]) 
     from imagescope.encoders.distributed import DistributedEncoder
 
     config = EncoderConfig(model=str(MODELS / "encoder"), batch_size=2)
-    encoder, single = DistributedEncoder(config, replicas=2), Encoder(config)
-    paths = ["red.png", "bad.png", "blue.png", "none.png", "green.png"]
+    encoder, single = DistributedEncoder(config, replicas=2), open_encoder(config)
+    names = ["red.png", "bad.png", "blue.png", "none.png", "green.png"]
+    items = [*(Item(images=(Path(name),)) for name in names), Item("a red circle")]
     try:
         assert encoder.identity == single.identity
-        vectors, ok = encoder.images(paths)
-        expected, fine = single.images(paths)
-        assert ok.tolist() == fine.tolist() == [True, False, True, False, True]
+        vectors, reasons = encoder.embed(items, "gallery")
+        expected, why = single.embed(items, "gallery")
+        assert set(reasons) == set(why) == {1, 3} and not vectors[[1, 3]].any()
         assert vectors == pytest.approx(expected, abs=1e-5)
-        assert set(encoder.unreadable) == {"bad.png", "none.png"}
     finally:
         encoder.close()
 

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from imagescope.config import EncoderConfig, ModelConfig
-from imagescope.encoders.base import CachedTexts, Encoder
+from imagescope.encoders.base import Encoder
+from imagescope.encoders.cached import CachedEncoder
 from imagescope.engines.base import Response
 from imagescope.engines.cached import Cached
 from imagescope.engines.role import Role
@@ -44,21 +45,22 @@ class ContentEncoder(Encoder):
 
     dimension = 8
 
-    def images(self, paths):
-        time.sleep(self.pause)
-        vectors, ok = np.zeros((len(paths), 8), np.float32), np.zeros(len(paths), bool)
-        for n, path in enumerate(paths):
+    def embed(self, items, side):
+        assert side == "gallery"
+        if any(item.images for item in items):
+            time.sleep(self.pause)
+        vectors, reasons = np.zeros((len(items), 8), np.float32), {}
+        for n, item in enumerate(items):
             try:
-                load_picture(path)
-                vectors[n], ok[n] = vector(Path(path).read_bytes()), True
+                for path in item.images:
+                    load_picture(path)
+                vectors[n] = vector(
+                    b"".join([item.text.encode(), *map(Path.read_bytes, item.images)])
+                )
             except UnreadableImage as error:
-                self.unreadable[path] = str(error)
-        self.asked += [Path(path).name for path in paths]
-        return vectors, ok
-
-    def texts(self, texts):
-        self.asked += texts
-        return np.array([vector(text.encode()) for text in texts], np.float32).reshape(-1, 8)
+                reasons[n] = str(error)
+        self.asked += [item.text or item.images[0].name for item in items]
+        return vectors, reasons
 
 
 class ContentCaptioner:
@@ -124,7 +126,7 @@ class Built:
             ModelConfig(model=captioner, max_tokens=64),
         )
         self.captions = self.db.captions(role, prompt)
-        self.texts = CachedTexts(self.encoder, self.cache, replay=replay)
+        self.texts = CachedEncoder(self.encoder, self.cache, replay=replay)
         self.vectors = self.db.vectors(self.encoder, self.texts, self.captions)
 
 
@@ -414,8 +416,8 @@ def test_one_chunk_leaves_no_part_behind(tmp_path, photos, count):
 
 
 def test_a_model_whose_vectors_are_no_units_is_named(tmp_path, photos, monkeypatch):
-    monkeypatch.setattr(ContentEncoder, "images", lambda self, paths: (
-        np.full((len(paths), 8), np.nan, np.float32), np.ones(len(paths), bool)
+    monkeypatch.setattr(ContentEncoder, "embed", lambda self, items, side: (
+        np.full((len(items), 8), np.nan, np.float32), {}
     ))  # fmt: skip
     with pytest.raises(UserError, match=r"encoder-\w+: 3 vectors are not finite"):
         Built(tmp_path, gallery(photos))

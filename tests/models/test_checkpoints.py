@@ -16,6 +16,7 @@ from imagescope.config import EncoderConfig
 from imagescope.errors import UserError
 from imagescope.models import checkpoints
 from imagescope.models.checkpoints import fetch, fingerprint, locate, problems, read_config
+from imagescope.records import Item
 
 
 @pytest.fixture
@@ -105,17 +106,17 @@ class Hostile:
         return Path.write_text, (self.file, "ran")
 
 
-@pytest.mark.parametrize("library", ["transformers", "open_clip"])
+@pytest.mark.parametrize("library", ["transformers", "open_clip", "sentence_transformers"])
 def test_no_loader_opens_a_pickle(library: Any, tmp_path: Path) -> None:
     """Alone it is refused; beside safetensors, under the name that a library prefers, it is not
     looked at."""
     import open_clip
     from safetensors.torch import save_file
 
-    from imagescope.encoders.base import Encoder
+    from imagescope.encoders.base import open_encoder
 
     folder, ran = tmp_path / "model", tmp_path / "ran"
-    if library == "transformers":
+    if library != "open_clip":
         shutil.copytree(Path(__file__).parents[2] / "data/tiny/models/encoder", folder)
     else:
         config = {"embed_dim": 8, "vision_cfg": {"image_size": 32, "layers": 1, "width": 64,
@@ -128,14 +129,15 @@ def test_no_loader_opens_a_pickle(library: Any, tmp_path: Path) -> None:
         save_file(open_clip.CLIP(**config).state_dict(), folder / "model.safetensors")
     for name in ("pytorch_model.bin", "open_clip_pytorch_model.bin", "model.pt"):
         (folder / name).write_bytes(pickle.dumps(Hostile(ran)))
-    encoder = Encoder(EncoderConfig(model=str(folder), library=library))
-    assert encoder.texts(["a dog"]).shape == (1, encoder.dimension)
+    dog, config = [Item("a dog")], EncoderConfig(model=str(folder), library=library)
+    encoder = open_encoder(config)
+    assert encoder.embed(dog, "query")[0].shape == (1, encoder.dimension)
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match="is a pickle"):
-        Encoder(EncoderConfig(model=str(folder), library=library)).texts(["a dog"])
+        open_encoder(config).embed(dog, "query")
     (folder / "pytorch_model.bin").rename(folder / "model.safetensors")
     with pytest.raises(UserError, match="no safetensors file"):
-        Encoder(EncoderConfig(model=str(folder), library=library)).texts(["a dog"])
+        open_encoder(config).embed(dog, "query")
     assert not ran.exists()
 
 
