@@ -22,6 +22,7 @@ from imagescope.engines import Lazy, cached
 from imagescope.engines.base import Pair, Picture, Request, Response, collect
 from imagescope.errors import UserError
 from imagescope.methods.prompts import VERIFICATION, atomic_instructions, fill, load_prompts
+from imagescope.models.checkpoints import fingerprint
 from imagescope.records import Edit, added
 from imagescope.runs.export import read_manifest
 from imagescope.runs.folder import read_metrics, read_traces
@@ -29,6 +30,7 @@ from imagescope.store.cache import Cache
 from imagescope.store.hashing import digest
 
 GOLDEN = Path(__file__).parent / "golden"
+REASONER = "data/tiny/models/reasoner"
 RUNS = {
     "cirr": ("CIRR", "--split", "val", "--limit", "32"),
     "visdial": ("VisDial", "--protocol", "official", "--limit", "33"),
@@ -66,6 +68,20 @@ def test_a_bundle_replays_to_the_same_bytes(name: str, tmp_path: Path, tiny_data
     assert Path(bundle).read_bytes() == (expected / "bundle.sqlite").read_bytes()  # only read
 
 
+@pytest.fixture
+def reasoner_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reasoner has been trained anew since: a run finds the hash of its checkpoint as the cache
+    has it. The other four are hashed."""
+    with Cache.open(shutil.copy(GOLDEN / "cache-1.sqlite", tmp_path / "then.sqlite")) as cache:
+        stored = {d["model"]: identity["sha256"] for _, d, identity in cache._identities()}
+
+    def then(model: str, revision: str | None = None) -> dict[str, str]:
+        return {"sha256": stored[REASONER]} if model == REASONER else fingerprint(model, revision)
+
+    monkeypatch.setattr("imagescope.models.device.fingerprint", then)
+
+
+@pytest.mark.usefixtures("reasoner_then")
 def test_a_cache_of_the_first_format_answers_a_whole_run(tmp_path: Path, tiny_data: Path) -> None:
     """Nothing is asked and no vector made anew: responses from the cache, captions and vectors from
     the image database, both as 1bcfd44 left them."""
@@ -79,6 +95,7 @@ def test_a_cache_of_the_first_format_answers_a_whole_run(tmp_path: Path, tiny_da
         assert (folder / file).read_bytes() == (GOLDEN / "cirr" / file).read_bytes()
 
 
+@pytest.mark.usefixtures("reasoner_then")
 def test_a_run_with_refused_requests_is_exported_and_replayed(
     tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from imagescope.methods.parsing import OK, parse_questions, parse_synthesis
+from imagescope.methods.cirevl import LABEL, CIReVL
+from imagescope.methods.parsing import OK, labelled, parse_questions, parse_synthesis
 from imagescope.methods.prompts import load_prompts
 from imagescope_tiny import answers, changes, language, scenes
 from imagescope_tiny.dialogues import ROUNDS, can_talk, dialogue
@@ -194,6 +195,18 @@ def test_answers_parse_as_the_pipeline_reads_them():
         assert how == OK and questions
         listed = [line for line in asked.prompt.splitlines() if line.startswith("   (")]
         assert len(listed) == len(edits)
+
+
+def test_a_caption_s_edit_is_what_cirevl_reads() -> None:
+    rng, prompts = Random(13), load_prompts("tiny", "CIRR", CIReVL.prompts, CIReVL.name)
+    for _ in range(200):
+        sample = answers.caption_edit_sample(prompts, rng, "train")
+        before, _, wish = sample.prompt.removeprefix("Image: ").partition("\nEdit: ")
+        reference = language.parse_caption(before)
+        edited = language.parse_caption(labelled(sample.answer, LABEL))
+        assert wish and reference and edited and edited != reference
+        for thing in edited.things:
+            assert f"\n{thing.cell}: {thing.size} {thing.colour} {thing.shape}\n" in sample.answer
 
 
 def test_a_search_is_answered_with_what_it_names_and_no_more():

@@ -1,4 +1,5 @@
-"""What the tiny reasoner is to answer: free reasoning, then a fenced JSON object.
+"""What the tiny reasoner is to answer: free reasoning, then a fenced JSON object or, to CIReVL, the
+edited description.
 
 For an edit it first finds the thing ("the red circle at the top left", as the caption has it) and
 writes what becomes of it ("top left: large red circle -> large blue circle"); then it goes through
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
+from imagescope.methods.cirevl import LABEL
 from imagescope.methods.prompts import Prompts, atomic_instructions, fill
 from imagescope.records import BLANK_IMAGE, Edit
 from imagescope_tiny import changes as edits
@@ -25,7 +27,7 @@ from imagescope_tiny.scenes import CELLS, COLOURS, SHAPES, Scene, Thing, random_
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A prompt, filled, and the right answer.
-    task: composed, text, dialogue, questions or look-up."""
+    task: composed, text, search, dialogue, caption edit, questions or look-up."""
 
     task: str
     prompt: str
@@ -47,11 +49,21 @@ def _places(scene: Scene) -> list[str]:
     return [*places, f"background: {scene.background}"]
 
 
-def composed_answer(changes: Sequence[Change], target: Scene) -> str:
+def _reasoning(changes: Sequence[Change], target: Scene) -> list[str]:
     plan = [line for change in changes for line in _plan(change)]
+    return [*plan, "Result:", *_places(target)]
+
+
+def composed_answer(changes: Sequence[Change], target: Scene) -> str:
     step1 = [[edits.edit_type(c), edits.edit_text(c)] for c in changes]
     block = _block(step1=step1, step2=language.descriptions(target))
-    return "\n".join([*plan, "Result:", *_places(target), block])
+    return "\n".join([*_reasoning(changes, target), block])
+
+
+def caption_edit_answer(changes: Sequence[Change], target: Scene) -> str:
+    """CIReVL's: the reference's caption, edited."""
+    edited = f"{LABEL}: {language.caption(target)}"
+    return "\n".join([*_reasoning(changes, target), edited])
 
 
 def _plan(change: Change) -> Iterator[str]:
@@ -100,18 +112,32 @@ def composed_sample(
     prompts: Prompts, rng: Random, split: str, objects: int | None = None
 ) -> tuple[Sample, Sample]:
     """A composed query's two samples: synthesis and questions."""
-    reference = random_scene(rng, split, objects)
-    changes, target = edits.random_changes(reference, rng, split=split)
-    wish = edits.instruction(changes, rng)
-    prompt = fill(
-        prompts["synthesis"], INSTRUCTION=wish, REF_IMAGE_DESC=language.caption(reference)
-    )
+    caption, wish, changes, target = _composed_query(rng, split, objects)
+    prompt = fill(prompts["synthesis"], INSTRUCTION=wish, REF_IMAGE_DESC=caption)
     listed = [Edit(edits.edit_type(c), edits.edit_text(c)) for c in changes]
     claims = [claim for c in changes for claim in edits.claims(c)]
     return (
         Sample("composed", prompt, composed_answer(changes, target)),
         _questions_sample(prompts, wish, listed, claims),
     )
+
+
+def caption_edit_sample(
+    prompts: Prompts, rng: Random, split: str, objects: int | None = None
+) -> Sample:
+    """A composed query as CIReVL asks it.  prompts: CIReVL's."""
+    caption, wish, changes, target = _composed_query(rng, split, objects)
+    prompt = fill(prompts["edit"], INSTRUCTION=wish, REF_IMAGE_DESC=caption)
+    return Sample("caption edit", prompt, caption_edit_answer(changes, target))
+
+
+def _composed_query(
+    rng: Random, split: str, objects: int | None
+) -> tuple[str, str, list[Change], Scene]:
+    """The reference's caption, the instruction, its edits and the target."""
+    reference = random_scene(rng, split, objects)
+    changes, target = edits.random_changes(reference, rng, split=split)
+    return language.caption(reference), edits.instruction(changes, rng), changes, target
 
 
 def lookup_sample(prompts: Prompts, rng: Random) -> Sample:

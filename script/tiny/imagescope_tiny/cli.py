@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Synthetic scenes and five small, really trained checkpoints.", no_args_is_help=True
+    help="Synthetic scenes and five small, really trained checkpoints.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 Opt = typer.Option
 

@@ -20,10 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from imagescope.methods.parsing import OK, find_json
+from imagescope.methods.cirevl import LABEL, CIReVL
+from imagescope.methods.parsing import OK, find_json, labelled
 from imagescope.methods.prompts import load_prompts
 from imagescope_tiny.answers import (
     Sample,
+    caption_edit_sample,
     composed_sample,
     dialogue_samples,
     lookup_sample,
@@ -33,6 +35,7 @@ from imagescope_tiny.answers import (
 from imagescope_tiny.changes import TYPES
 from imagescope_tiny.learning import (
     IGNORED,
+    Muon,
     Progress,
     batch_texts,
     export,
@@ -43,11 +46,11 @@ from imagescope_tiny.learning import (
 from imagescope_tiny.scenes import BACKGROUNDS, CELLS, COLOURS, SHAPES, SIZES
 from imagescope_tiny.tokens import word_tokenizer
 
-STEPS, WARMUP, BATCH = 3400, 100, 32
+STEPS, WARMUP, BATCH = 3900, 100, 32
 RATES = 4e-3, 1e-2  # of matrices; of embeddings and norms
 LAYERS, WIDTH, HEADS, INNER, CONTEXT = 4, 128, 2, 352, 2048
-MIX = {"composed": 55, "text": 13, "search": 9, "dialogue": 30}  # of 107 queries
-QUESTIONS_SHARE = 0.3  # of all queries: their second call is trained on, too
+MIX = {"composed": 55, "text": 13, "search": 9, "dialogue": 30, "caption edit": 16}  # of queries
+QUESTIONS_SHARE = 0.3  # of queries with a second call: that is trained on, too
 # Look-ups alone come first: at most so many steps, until the loss has fallen this far; then they
 # are this share of all samples.
 LOOKUPS, LEARNED, LOOKUPS_SHARE = 1500, 0.03, 0.1
@@ -71,7 +74,7 @@ PIECES = (
     *(f'{opening}["{kind}", "' for opening in OPENINGS for kind in EDIT_TYPES),
     *(f"{before}{a}" for before in ('"]], "step2": ["', '", "') for a in ("", "a", "an")),
     *(f'", "{known}"{then}' for known in (True, False) for then in ('], ["', "]]}\n```")),
-    *('```json\n{"step2": [["', '"]}\n```', "\nResult:", " none ->", "\n"),
+    *('```json\n{"step2": [["', '"]}\n```', "\nResult:", f"\n{LABEL}:", " none ->", "\n"),
 )
 PAD, USER, ASSISTANT, END = SPECIAL = ("<|pad|>", "<|user|>", "<|assistant|>", "<|end|>")
 TEMPLATE = (
@@ -82,11 +85,16 @@ TEMPLATE = (
 
 
 def samples(rng: Random, split: str, objects: int | None = None) -> Iterator[Sample]:
-    """Endless random samples of both prompts, made of scenes of one split."""
+    """Endless random samples of all prompts, made of scenes of one split."""
     prompts, talk = load_prompts("tiny", "CIRR"), load_prompts("tiny", "VisDial")
+    cirevl = load_prompts("tiny", "CIRR", CIReVL.prompts, CIReVL.name)
     rounds: list[tuple[Sample, Sample]] = []
     while True:
         task = rng.choices(list(MIX), list(MIX.values()))[0]
+        count = objects or rng.choices((1, 2, 3), (2, 3, 4))[0]
+        if task == "caption edit":
+            yield caption_edit_sample(cirevl, rng, split, count)
+            continue
         if task == "dialogue":
             rounds = rounds or dialogue_samples(talk, rng, split)
             synthesis, questions = rounds.pop()
@@ -94,7 +102,6 @@ def samples(rng: Random, split: str, objects: int | None = None) -> Iterator[Sam
             synthesis, questions = search_sample(prompts, rng, split)
         else:
             make = composed_sample if task == "composed" else text_sample
-            count = objects or rng.choices((1, 2, 3), (2, 3, 4))[0]
             synthesis, questions = make(prompts, rng, split, count)
         yield synthesis
         if rng.random() < QUESTIONS_SHARE:
@@ -192,7 +199,7 @@ def train_reasoner(
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if not any(p is m for m in matrices)]
     optimizers = (
-        torch.optim.Muon(matrices, RATES[0], weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, RATES[0]),
         torch.optim.AdamW(others, RATES[1], betas=(0.9, 0.98), weight_decay=0.01),
     )
     drill = _learn(model, optimizers, _batches(tokenizer, _lookups(rng), rng, pool=1))
@@ -242,8 +249,9 @@ def evaluate_reasoner(
 ) -> dict[str, float]:
     """Shares of right answers to `count` prompts about benchmark scenes.
 
-    json: answers whose JSON parses unrepaired, of all.  edits, descriptions: synthesis answers
-    with every edit, every description exactly right.  <task>: answers with all of these right.
+    json: answers whose JSON parses unrepaired, of those that should have one.  edits, descriptions:
+    synthesis answers with every edit, every description exactly right.  <task>: answers with all
+    of these right, or with CIReVL's edited description.
     """
     torch.set_num_threads(threads)
     source = samples(Random(seed), "benchmark")
@@ -251,6 +259,9 @@ def evaluate_reasoner(
     texts = generate(path, [s.prompt for s in asked])
     marks: dict[str, list[bool]] = defaultdict(list)
     for sample, text in zip(asked, texts, strict=True):
+        if sample.task == "caption edit":
+            marks[sample.task].append(labelled(text, LABEL) == labelled(sample.answer, LABEL))
+            continue
         right, found = _steps(sample.answer) or {}, _steps(text)
         marks["json"].append(found is not None)
         found = found or {}
