@@ -30,12 +30,8 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 FLAGS = ("tau", "top_k", "alpha", "stages")  # methods' options that may stand by themselves
 LONGEST_YAML = 64 << 10  # bytes; the parser takes a second for so many
 MOST_VALUES = 10_000  # of a YAML file, with its aliases written out
-# protocol -> the options it presets (what the authors' pipeline does, and what the
-# benchmarks' own authors define)
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "paper": {"exclude_reference": False, "first_round": 1},
-    "official": {"exclude_reference": True, "first_round": 0},
-}
+# options of single benchmarks that may stand by themselves; None: as the protocol has it
+BENCHMARK_OPTIONS = ("exclude_reference", "first_round", "subset", "shared_concept")
 
 
 class _Model(BaseModel):
@@ -183,10 +179,11 @@ class RunConfig(_Model):
     prompts: str = "general"
     engine: EngineName = "auto"
     protocol: Literal["paper", "official"] = "paper"
-    exclude_reference: bool = False
-    first_round: int = Field(default=1, ge=0, le=1)
-    subset: bool = False
-    shared_concept: bool = False
+    exclude_reference: bool | None = None
+    first_round: int | None = Field(default=None, ge=0, le=1)
+    subset: bool | None = None
+    shared_concept: bool | None = None
+    dataset_options: dict[str, Any] = {}  # of the benchmark (benchmarks.Spec.options)
     keep: int = Field(default=100, gt=0)
     method: str = "imagescope"
     options: dict[str, Any] = {}
@@ -206,9 +203,8 @@ class RunConfig(_Model):
 
     @model_validator(mode="before")
     @classmethod
-    def _protocol(cls, values: dict[str, Any]) -> dict[str, Any]:
-        preset = PROTOCOLS.get(str(values.get("protocol", "paper")), {})
-        return {**preset, **_gathered(values)}
+    def _given(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return _gathered(values)
 
 
 def _gathered(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -85,4 +85,18 @@ ENCODERS = Registry(
     },
 )
 
+BENCHMARKS = Registry(
+    "benchmark",
+    {
+        "CIRCO": "imagescope.benchmarks.circo:SPEC",
+        "CIRR": "imagescope.benchmarks.cirr:SPEC",
+        "FashionIQ-dress": "imagescope.benchmarks.fashioniq:DRESS",
+        "FashionIQ-shirt": "imagescope.benchmarks.fashioniq:SHIRT",
+        "FashionIQ-toptee": "imagescope.benchmarks.fashioniq:TOPTEE",
+        "Flickr30K": "imagescope.benchmarks.flickr30k:SPEC",
+        "MSCOCO": "imagescope.benchmarks.mscoco:SPEC",
+        "VisDial": "imagescope.benchmarks.visdial:SPEC",
+    },
+)
+
 COMMANDS = Registry("command", {})  # beside those of cli/

@@ -28,7 +28,7 @@ def test_every_packaged_pair_is_valid(dataset: str, models: str) -> None:
     options = open_method(run).options
     assert (options.tau, options.top_k, options.alpha) == (0.15, 20, 3)
     assert options.stages == ("s1", "s2", "s3")
-    assert run.protocol == "paper" and run.exclude_reference is False and run.first_round == 1
+    assert run.protocol == "paper" and run.exclude_reference is run.first_round is None
 
 
 def test_default_splits() -> None:
@@ -118,13 +118,6 @@ def test_a_folder_does_not_stand_in_for_a_pinned_checkpoint(
     with pytest.raises(ValidationError, match="a folder some/model would run in place"):
         ModelConfig(model="some/model", trust_remote_code=True, revision=PIN)
     assert ModelConfig(model="./some/model", trust_remote_code=True).trust_remote_code
-
-
-def test_protocols_are_presets() -> None:
-    official = load_run("configs/CIRR.yaml", {"protocol": "official"})
-    assert official.exclude_reference and official.first_round == 0
-    mixed = load_run("configs/CIRR.yaml", {"protocol": "official", "exclude_reference": False})
-    assert not mixed.exclude_reference and mixed.first_round == 0
 
 
 def test_a_role_can_be_replaced() -> None:

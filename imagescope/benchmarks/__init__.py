@@ -1,63 +1,85 @@
-"""The six benchmarks: where they are, what they ask, how they are scored."""
+"""Benchmarks by name: where they are, what they ask, how they are scored."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from imagescope.benchmarks import circo, cirr, fashioniq, flickr30k, mscoco, visdial
-from imagescope.benchmarks.base import (
+from imagescope.benchmarks.base import Benchmark, Option, Options, Spec, without_missing
+from imagescope.benchmarks.source import (
     DOCS,
-    Benchmark,
     Fault,
     Listing,
-    Options,
     Source,
-    Spec,
     declared_counts,
     files_in,
-    without_missing,
 )
 from imagescope.errors import UserError
+from imagescope.registry import BENCHMARKS
 
 __all__ = [
-    "NAMES",
     "SPECS",
     "Benchmark",
     "Fault",
     "Listing",
+    "Option",
     "Options",
+    "Source",
     "Spec",
+    "family",
     "files_in",
     "inspect",
     "load",
     "load_annotations",
+    "options_of",
     "spec",
     "split_of",
 ]
 
-SPECS: dict[str, Spec] = {
-    spec.name: spec
-    for spec in (
-        circo.SPEC,
-        cirr.SPEC,
-        *fashioniq.SPECS,
-        flickr30k.SPEC,
-        mscoco.SPEC,
-        visdial.SPEC,
-    )
-}
-NAMES = tuple(SPECS)
-DEFAULT = Options()
+
+class _Specs(Mapping[str, Spec]):
+    """Every benchmark of the registry, imported when it is asked for."""
+
+    def __getitem__(self, name: str) -> Spec:
+        if name not in BENCHMARKS:
+            raise KeyError(name)
+        return spec(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(BENCHMARKS)
+
+    def __len__(self) -> int:
+        return len(BENCHMARKS)
+
+
+SPECS = _Specs()
 SHOWN = 5  # faults in one message
 ALIASES = {"test1": "test", "valid": "val"}
 
 
 def spec(name: str) -> Spec:
-    """A benchmark's metadata by name, in any case. Raises UserError for an unknown one."""
-    for known in SPECS.values():
-        if known.name.lower() == name.lower():
-            return known
-    raise UserError(f"no benchmark is named {name}; there are {', '.join(NAMES)}")
+    """What is known about a benchmark, by its name in any case. Raises UserError for an unknown
+    one, and for an object of another package that is no Spec."""
+    names = {known.lower(): known for known in BENCHMARKS}
+    found = BENCHMARKS.load(names.get(name.lower(), name))
+    if not isinstance(found, Spec):
+        raise UserError(f"benchmark {name}: a Spec expected, got {type(found).__name__}")
+    return found
+
+
+def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The benchmark's options in a run's configuration, as a manifest has it; those of other
+    benchmarks, which older manifests have, too, are passed over."""
+    known = spec(config["dataset"])
+    chosen = {**config, **(config.get("dataset_options") or {})}
+    own = {name: chosen.get(name) for name in known.options}
+    return known.choose(own, str(config.get("protocol") or "paper"))
+
+
+def family(name: str) -> list[Spec]:
+    """The benchmarks of a family, by its name in any case; [] where there is none of that name."""
+    return [s for s in SPECS.values() if s.family and s.family.lower() == name.lower()]
 
 
 def split_of(name: str, split: str) -> str:
@@ -73,35 +95,35 @@ def load(
     data_root: Path | str,
     split: str,
     *,
-    exclude_reference: bool = False,
-    first_round: int = 1,
-    subset: bool = False,
-    shared_concept: bool = False,
+    protocol: str = "paper",
     listing: Listing = files_in,
+    **options: Any,
 ) -> Benchmark:
     """A benchmark's split. Annotations alone are enough; which images are missing is counted.
 
     data_root holds a folder per benchmark (or is that folder).  split: val or test (valid and
-    test1 are understood).  listing: a folder of images -> its files' names; those on disk, if
-    nothing else is given.  Raises UserError for an unknown name or split, for files that are not
-    there, and for annotations with faults, naming file, index and reason.
+    test1 are understood).  options: of the benchmark's Spec; those that are None or not given are
+    as the protocol has them.  listing: a folder of images -> its files' names; those on disk, if
+    nothing else is given.  Raises UserError for an unknown name, split or option, for files that
+    are not there, and for annotations with faults, naming file, index and reason.
     """
-    options = Options(exclude_reference, first_round, subset, shared_concept)
-    return without_missing(load_annotations(name, data_root, split, options, listing), listing)
+    chosen = spec(name).choose(options, protocol)
+    return without_missing(load_annotations(name, data_root, split, chosen, listing), listing)
 
 
 def load_annotations(
     name: str,
     data_root: Path | str,
     split: str,
-    options: Options = DEFAULT,
+    options: Options | None = None,
     listing: Listing = files_in,
 ) -> Benchmark:
     """`load` without a look at the images: the queries are as the annotations have them."""
     benchmark, faults = inspect(name, data_root, split, options, listing)
     if faults:
-        more = len(faults) - SHOWN
-        lines = [f"  {fault}" for fault in faults[:SHOWN]] + [f"  and {more} more"] * (more > 0)
+        lines = [f"  {fault}" for fault in faults[:SHOWN]]
+        if len(faults) > SHOWN:
+            lines.append(f"  and {len(faults) - SHOWN} more")
         raise UserError(
             f"{name} {split}: the annotations are not as published:\n"
             + "\n".join(lines)
@@ -121,19 +143,16 @@ def inspect(
     name: str,
     data_root: Path | str,
     split: str,
-    options: Options = DEFAULT,
+    options: Options | None = None,
     listing: Listing = files_in,
 ) -> tuple[Benchmark, list[Fault]]:
     """The benchmark as its annotations have it, images not looked for, and what is wrong in them.
 
-    Raises UserError for an unknown name or split, for options that the benchmark does not have, and
-    for files that are not there.
+    options: None: the paper's.  Raises UserError for an unknown name, split or option, and for
+    files that are not there.
     """
     known, split = spec(name), split_of(name, split)
-    if options.subset and known.name != "CIRR":
-        raise UserError(f"subset is CIRR's: {known.name} has no image sets")
-    if options.shared_concept and known.name != "CIRCO":
-        raise UserError(f"shared_concept is CIRCO's: {known.name} has none")
+    options = known.choose(options or {})
     root = Path(data_root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; --data-root names the one with the data")

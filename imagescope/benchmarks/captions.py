@@ -8,8 +8,9 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from imagescope.benchmarks.base import Options, Source, is_safe
+from imagescope.benchmarks.base import Options
 from imagescope.benchmarks.metrics import Measured, recall, target_ranks
+from imagescope.benchmarks.source import Source, is_safe
 from imagescope.records import Gallery, Query, Ranking
 
 KS = (1, 5, 10)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from imagescope import benchmarks
-from imagescope.benchmarks import Benchmark, Fault, Options
+from imagescope.benchmarks import Benchmark, Fault
 from imagescope.benchmarks.base import find_missing
 from imagescope.errors import UserError
 from imagescope.files import write_text
@@ -124,10 +124,8 @@ def _unreadable(path: Path) -> str | None:
 
 
 def expand(name: str) -> list[str]:
-    """Benchmarks by name; FashionIQ is its three categories."""
-    if name.lower() == "fashioniq":
-        return [n for n in benchmarks.NAMES if n.startswith("FashionIQ")]
-    return [benchmarks.spec(name).name]
+    """Benchmarks by name; a family's is the names of all of it."""
+    return [spec.name for spec in benchmarks.family(name) or [benchmarks.spec(name)]]
 
 
 def check_all(
@@ -160,7 +158,7 @@ def _begun(name: str, data_root: Path, split: str) -> bool:
     return any(
         path.stem.rpartition(".")[2] in names
         for place in ("annotations", "captions", "image_splits")
-        for path in (*folder.glob(f"{place}/*.json"), *folder.glob(f"cirr/{place}/*.json"))
+        for path in (*folder.glob(f"{place}/*.json"), *folder.glob(f"*/{place}/*.json"))
     )
 
 
@@ -207,10 +205,10 @@ def export(name: str, data_root: Path, split: str, output: Path) -> int:
     """Writes one JSON object a query (a dialogue: a turn), in file order; returns how many.
 
     Keys: id, turn, reference, instruction, targets, candidates; absent values are null. candidates
-    are the images that a subset metric is confined to (CIRR). The annotations alone count: a
-    reference whose image is missing is still named.
+    are the images that a subset metric is confined to, where there is one. The annotations alone
+    count: a reference whose image is missing is still named.
     """
-    options = Options(subset=benchmarks.spec(name).name == "CIRR")
+    options = {"subset": True} if "subset" in benchmarks.spec(name).options else {}
     queries = benchmarks.load_annotations(name, data_root, split, options).queries
     lines = (json.dumps(_exported(q), ensure_ascii=False) + "\n" for q in queries)
     try:

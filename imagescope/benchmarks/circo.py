@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
-from imagescope.benchmarks.base import Options, Row, Source, Spec
+from imagescope.benchmarks.base import Option, Options, Spec
 from imagescope.benchmarks.metrics import (
     Measured,
     by_aspect,
@@ -16,6 +17,8 @@ from imagescope.benchmarks.metrics import (
     recall,
     target_ranks,
 )
+from imagescope.benchmarks.server import Server, lettered
+from imagescope.benchmarks.source import Row, Source
 from imagescope.records import Gallery, Query, Ranking
 
 # COCO 2017's unlabeled images: as the paper has them, and as CIRCO's own repository says
@@ -107,7 +110,7 @@ def _doubt(row: _Query, known: set[str], hidden: bool) -> list[str]:
 
 def _query(row: _Query, options: Options) -> Query:
     instruction = row.relative_caption
-    if options.shared_concept:
+    if options["shared_concept"]:
         instruction = f"{row.shared_concept.strip()}, {instruction.strip()}"
     truths = row.gt_img_ids
     return Query(
@@ -128,15 +131,45 @@ def measure(queries: Sequence[Query], rankings: Sequence[Ranking], options: Opti
     }
 
 
+class CIRCOServer(Server):
+    """{"<query id>": [50 image ids]}, numbers or texts of their digits"""
+
+    def claims(self, entries: Mapping[str, Any]) -> bool:
+        return not {"version", "metric"} & set(entries) and not lettered(entries)
+
+    def entry(self, image: str) -> int:
+        return int(Path(image).stem)
+
+    def image(self, entry: Any) -> str:
+        if isinstance(entry, bool) or not isinstance(entry, (int, str)):
+            raise ValueError("is not an image id")
+        if isinstance(entry, str):
+            if not (entry.isascii() and entry.isdecimal()):
+                raise ValueError("is not an image id")
+            if entry.startswith("0"):
+                raise ValueError("is padded with zeros")
+        if not 0 < int(entry) <= MAX_ID:
+            raise ValueError("is not one of COCO's ids")
+        return file_name(int(entry))
+
+    def query_ids(self, count: int) -> list[str]:
+        return [str(i) for i in range(count)]
+
+
 SPEC = Spec(
     name="CIRCO",
     folder="CIRCO",
     splits={"val": (220, 123_403), "test": (800, 123_403)},
-    main_metric="mAP@5",
+    headline=("mAP@5", "mAP@10", "mAP@25", "mAP@50"),
     homepage="https://github.com/miccunifi/CIRCO",
     licence="CC BY-NC 4.0 (annotations); images from COCO 2017 unlabeled",
     citation="Baldrati et al., Zero-Shot Composed Image Retrieval with Textual Inversion, "
     "ICCV 2023",
     read=read,
     measure=measure,
+    download="git clone https://github.com/miccunifi/CIRCO {root}/CIRCO; the images are COCO "
+    "2017's unlabeled ones (unlabeled2017.zip, cocodataset.org)",
+    options={"shared_concept": Option("the shared concept goes with the instruction")},
+    groups={"semantic_aspects": "mAP@10 by semantic aspect"},
+    server=CIRCOServer(),
 )

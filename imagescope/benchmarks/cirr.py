@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
-from imagescope.benchmarks.base import Options, Row, Source, Spec, is_safe
+from imagescope.benchmarks.base import Option, Options, Spec
 from imagescope.benchmarks.metrics import Measured, recall, target_ranks
+from imagescope.benchmarks.server import Finding, Server, lettered
+from imagescope.benchmarks.source import Row, Source, is_safe
 from imagescope.records import Gallery, Query, Ranking
 
 RECALL, SUBSET = (1, 5, 10, 50), (1, 2, 3)
@@ -83,8 +86,8 @@ def _query(row: _Caption, options: Options) -> Query:
         instruction=row.caption if row.caption.strip() else BLANK,
         reference=row.reference,
         targets=(row.target_hard,) if row.target_hard else None,
-        candidates=others(row.img_set.members, row.reference) if options.subset else None,
-        exclude=(row.reference,) if options.exclude_reference else (),
+        candidates=others(row.img_set.members, row.reference) if options["subset"] else None,
+        exclude=(row.reference,) if options["exclude_reference"] else (),
     )
 
 
@@ -95,16 +98,74 @@ def others(members: Sequence[str], reference: str) -> tuple[str, ...]:
 
 def measure(queries: Sequence[Query], rankings: Sequence[Ranking], options: Options) -> Measured:
     ranks = target_ranks(queries, rankings)
-    if options.subset:
+    if options["subset"]:
         return {**recall(ranks, SUBSET, "Recall_subset")}
     return {**recall(ranks, RECALL)}
+
+
+class CIRRServer(Server):
+    """{"version": "rc2", "metric": "recall" | "recall_subset", "<pairid>": [names without .png]}"""
+
+    max_bytes = 5_000_000
+    header = ("version", "metric")
+
+    def claims(self, entries: Mapping[str, Any]) -> bool:
+        return any(key in entries for key in self.header) or lettered(entries)
+
+    def options(self, entries: Mapping[str, Any]) -> dict[str, Any]:
+        return {"subset": entries.get("metric") == "recall_subset"}
+
+    def head(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {"version": "rc2", "metric": "recall_subset" if options["subset"] else "recall"}
+
+    def length(self, options: Mapping[str, Any]) -> int:
+        return max(SUBSET if options["subset"] else RECALL)
+
+    def image(self, entry: Any) -> str:
+        if super().image(entry).endswith(".png"):
+            raise ValueError("is to be given without .png")
+        return str(entry)
+
+    def doubt(self, query_id: str) -> str:
+        return "" if query_id.isdecimal() else "not a pairid"
+
+    def examine(
+        self, entries: Mapping[str, Any], options: Mapping[str, Any], queries: Mapping[str, Query]
+    ) -> list[Finding]:
+        """The header, and a warning where references are candidates, with what that costs."""
+        findings = []
+        version, metric = (entries.get(key) for key in self.header)
+        if version != "rc2":
+            findings.append(Finding(f'version: "rc2" expected, got {_shown(version)}'))
+        if metric not in ("recall", "recall_subset"):
+            expected = '"recall" or "recall_subset"'
+            findings.append(Finding(f"metric: {expected} expected, got {_shown(metric)}"))
+        places = [
+            entries[key].index(query.reference)
+            for key, query in queries.items()
+            if isinstance(entries.get(key), list) and query.reference in entries[key]
+        ]
+        if places:
+            ks = SUBSET if options["subset"] else RECALL
+            cost = ", ".join(f"{sum(p < k for p in places):,} at k = {k}" for k in ks)
+            text = (
+                f"the reference image is among the candidates of {len(places):,} queries. It is "
+                "never the target and takes a place: these queries have k - 1 chances instead of "
+                f"k: {cost} (protocol official leaves references out)"
+            )
+            findings.append(Finding(text, warning=True))
+        return findings
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else f"{value!r:.60}"
 
 
 SPEC = Spec(
     name="CIRR",
     folder="CIRR",
     splits={"val": (4181, 2297), "test": (4148, 2315)},
-    main_metric="Recall@1",
+    headline=(*(f"Recall@{k}" for k in RECALL), *(f"Recall_subset@{k}" for k in SUBSET)),
     homepage="https://github.com/Cuberick-Orion/CIRR",
     licence="MIT (annotations); images from NLVR2",
     citation="Liu et al., Image Retrieval on Real-life Images with Pre-trained Vision-and-Language "
@@ -112,4 +173,14 @@ SPEC = Spec(
     read=read,
     measure=measure,
     also=("cirr_dataset",),
+    download="git clone -b cirr_dataset https://github.com/Cuberick-Orion/CIRR {root}/CIRR; the "
+    "images (dev, test1) are NLVR2's and are asked for at lil.nlp.cornell.edu/nlvr",
+    options={
+        "exclude_reference": Option(
+            "the reference image is no candidate (in the subset it never is)",
+            protocols={"official": True},
+        ),
+        "subset": Option("the image set alone is ranked", separate=True),
+    },
+    server=CIRRServer(),
 )

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from imagescope.benchmarks.base import Options, Row, Source, Spec, is_safe
+from imagescope.benchmarks.base import Options, Spec
 from imagescope.benchmarks.metrics import Measured, recall, target_ranks
+from imagescope.benchmarks.source import Row, Source, is_safe
 from imagescope.records import Gallery, Query, Ranking
 
-CATEGORIES = {"dress": (2017, 3817), "shirt": (2038, 6346), "toptee": (1961, 5373)}
 KS = (10, 50)
 
 
@@ -73,15 +73,15 @@ def measure(queries: Sequence[Query], rankings: Sequence[Ranking], options: Opti
     return {**recall(target_ranks(queries, rankings), KS)}
 
 
-def _spec(category: str, counts: tuple[int, int]) -> Spec:
+def _spec(category: str, queries: int, images: int) -> Spec:
     def read(source: Source) -> tuple[list[Query], Gallery]:
         return _read(source, category)
 
     return Spec(
         name=f"FashionIQ-{category}",
         folder="FashionIQ",
-        splits={"val": counts},
-        main_metric="Recall@10",
+        splits={"val": (queries, images)},
+        headline=("Recall@10", "Recall@50"),
         homepage="https://github.com/XiaoxiaoGuo/fashion-iq",
         licence="Community Data License Agreement (variant unstated); images from Amazon",
         citation="Wu et al., Fashion IQ: A New Dataset Towards Retrieving Images by Natural "
@@ -89,7 +89,12 @@ def _spec(category: str, counts: tuple[int, int]) -> Spec:
         read=read,
         measure=measure,
         also=("fashion-iq", "fashionIQ_dataset"),
+        download="git clone https://github.com/XiaoxiaoGuo/fashion-iq {root}/FashionIQ; its README "
+        "says where the images come from",
+        family="FashionIQ",
     )
 
 
-SPECS = tuple(_spec(category, counts) for category, counts in CATEGORIES.items())
+DRESS = _spec("dress", 2017, 3817)
+SHIRT = _spec("shirt", 2038, 6346)
+TOPTEE = _spec("toptee", 1961, 5373)

@@ -95,8 +95,8 @@ def quoted(manifests: Sequence[Mapping[str, Any]], everything: bool = False) -> 
     benchmark = _benchmark([manifest["config"]["dataset"] for manifest in manifests])
     if len(places) != 1 or None in places or benchmark is None:
         return []
-    ((split, subset, reference, concept),) = (place for place in places if place)
-    name = f"{benchmark} subset" if subset else benchmark
+    ((split, separate, reference, concept),) = (place for place in places if place)
+    name = " ".join((benchmark, *separate))
     if published.splits.get(name) != split:
         return []
     encoders = {_encoder(manifest, published) for manifest in manifests}
@@ -123,25 +123,28 @@ def quoted(manifests: Sequence[Mapping[str, Any]], everything: bool = False) -> 
     return sorted(rows, key=lambda row: row.method.lower() not in methods)
 
 
-def _place(manifest: Mapping[str, Any]) -> tuple[str, bool, str | None, bool | None] | None:
-    """A run's split, subset, what becomes of CIRR's reference, and use of CIRCO's shared concept
-    (each None elsewhere); None where its queries or gallery are not as many as published."""
+def _place(
+    manifest: Mapping[str, Any],
+) -> tuple[str, tuple[str, ...], str | None, bool | None] | None:
+    """A run's split, the options that make a task of its own, what becomes of the reference, and
+    use of the shared concept (None for benchmarks without these options); None where its queries or
+    gallery are not as many as published."""
     config, counts = manifest["config"], manifest.get("benchmark") or {}
     spec, split = benchmarks.spec(config["dataset"]), str(config.get("split"))
     if (counts.get("queries"), counts.get("gallery")) != spec.splits.get(split):
         return None
-    subset, reference = bool(config.get("subset")), None
-    if spec.name == "CIRR" and not subset:
-        reference = "removed" if config.get("exclude_reference") else "kept"
-    concept = bool(config.get("shared_concept")) if spec.name == "CIRCO" else None
-    return split, subset, reference, concept
+    options, reference = benchmarks.options_of(config), None
+    if "exclude_reference" in options and not options.get("subset"):
+        reference = "removed" if options["exclude_reference"] else "kept"
+    return split, spec.separate(options), reference, options.get("shared_concept")
 
 
 def _benchmark(names: Sequence[str]) -> str | None:
-    """The benchmark that runs of these are of: FashionIQ for all three of its categories."""
+    """The benchmark that runs of these are of: a family where they are of all that are in it."""
     if len(set(names)) == 1:
         return names[0]
-    return "FashionIQ" if len({n for n in names if n.startswith("FashionIQ")}) == 3 else None
+    family = benchmarks.spec(names[0]).family
+    return family if {spec.name for spec in benchmarks.family(family)} == set(names) else None
 
 
 def _encoder(manifest: Mapping[str, Any], published: Published) -> Encoder:

@@ -1,62 +1,34 @@
 """The evaluation servers' files: written, checked, and scored where targets are public.
 
-CIRR   {"version": "rc2", "metric": "recall" | "recall_subset", "<pairid>": [names without .png]}
-CIRCO  {"<query id>": [50 image ids]}
+Each benchmark's Server says how its file looks.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imagescope import benchmarks
-from imagescope.benchmarks import Benchmark, Options
-from imagescope.benchmarks.circo import MAX_ID, file_name
-from imagescope.benchmarks.cirr import RECALL, SUBSET
+from imagescope.benchmarks import Benchmark, Spec
+from imagescope.benchmarks.server import Finding, Server
 from imagescope.errors import UserError
 from imagescope.records import Estimate, Query, Ranking
 
-LENGTHS = {"recall": 50, "recall_subset": 3, "CIRCO": 50}
-RECALL_AT = {"recall": RECALL, "recall_subset": SUBSET}
-MAX_BYTES = 5_000_000  # CIRR's server
-HEADER = ("version", "metric")
 OUTSIDE = "is not among the images to rank"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A fault of a file, or a warning.
-
-    query: the id it is about, '' for the file.  scorable: what is there can be scored all the same.
-    """
-
-    text: str
-    query: str = ""
-    warning: bool = False
-    scorable: bool = False
-
-    def __str__(self) -> str:
-        return f"query {self.query}: {self.text}" if self.query else self.text
 
 
 def write(benchmark: Benchmark, rankings: Sequence[Ranking]) -> str:
     """The server's file for one stage's rankings (aligned with the queries); '' for a benchmark
     that has no server."""
-    pairs = list(zip(benchmark.queries, rankings, strict=True))
-    if benchmark.name == "CIRCO":
-        sent: dict[str, Any] = {
-            q.id: [int(Path(name).stem) for name in r.names[: LENGTHS["CIRCO"]]] for q, r in pairs
-        }
-    elif benchmark.name == "CIRR":
-        metric = "recall_subset" if benchmark.options.subset else "recall"
-        sent = {"version": "rc2", "metric": metric}
-        sent |= {q.id: list(r.names[: LENGTHS[metric]]) for q, r in pairs}
-    else:
+    server, options = benchmark.spec.server, benchmark.options
+    if not server:
         return ""
-    return json.dumps(sent, separators=(",", ":"))  # the server takes 5 MB: no blanks
+    sent, length = server.head(options), server.length(options)
+    for query, ranking in zip(benchmark.queries, rankings, strict=True):
+        sent[query.id] = [server.entry(name) for name in ranking.names[:length]]
+    return json.dumps(sent, separators=(",", ":"))  # servers take few MB: no blanks
 
 
 def read(path: Path) -> tuple[dict[str, Any], list[Finding]]:
@@ -82,13 +54,12 @@ def read(path: Path) -> tuple[dict[str, Any], list[Finding]]:
     return data, findings
 
 
-def benchmark_of(data: Mapping[str, Any]) -> str:
-    """CIRR or CIRCO, by what the file looks like."""
-    if any(key in data for key in HEADER):
-        return "CIRR"
-    names = [n for v in data.values() if isinstance(v, list) for n in v if isinstance(n, str)]
-    lettered = (n for n in names if not n.endswith(".jpg") and any(c.isalpha() for c in n))
-    return "CIRR" if any(lettered) else "CIRCO"
+def spec_of(entries: Mapping[str, Any], path: Path) -> tuple[Spec, Server]:
+    """The benchmark whose server's file it looks like. Raises UserError where there is none."""
+    for spec in benchmarks.SPECS.values():
+        if spec.server and spec.server.claims(entries):
+            return spec, spec.server
+    raise UserError(f"{path}: looks like no benchmark's submission")
 
 
 def check(path: Path, data_root: Path | None = None, split: str = "test") -> list[Finding]:
@@ -98,124 +69,89 @@ def check(path: Path, data_root: Path | None = None, split: str = "test") -> lis
     without them is. split: the servers score test.  Raises UserError for a file that is no JSON
     mapping, and for annotations that cannot be read.
     """
-    data, findings = read(path)
-    name = benchmark_of(data)
-    split = benchmarks.split_of(name, split)
-    benchmark = None
-    if data_root is not None:
-        benchmark = _load(name, data_root, split, subset=name == "CIRR")
+    entries, findings = read(path)
+    spec, server = spec_of(entries, path)
+    split, options = benchmarks.split_of(spec.name, split), server.options(entries)
+    benchmark = None if data_root is None else _load(spec, data_root, split, options)
     size = path.stat().st_size
-    if name == "CIRR" and size > MAX_BYTES:
-        findings.append(Finding(f"{size / 1e6:.1f} MB, the server takes {MAX_BYTES / 1e6:g} MB"))
-    return findings + examine(name, data, split, benchmark)
+    if server.max_bytes and size > server.max_bytes:
+        takes = f"{server.max_bytes / 1e6:g} MB"
+        findings.append(Finding(f"{size / 1e6:.1f} MB, the server takes {takes}"))
+    return findings + examine(spec, server, entries, split, benchmark)
 
 
-def _load(name: str, data_root: Path, split: str, subset: bool) -> Benchmark:
+def _load(spec: Spec, data_root: Path, split: str, options: Mapping[str, Any]) -> Benchmark:
     """The annotations, with the gallery that a file may name: empty where it is not known.
 
-    Of the published CIRCO only COCO's own list tells it: an image that is not in the folder is
-    missing, not unknown. Another number of queries is other data, whose gallery is the folder.
+    Where a list of the images is missing, as CIRCO's may be, a gallery is what lies in the folder,
+    and an image that doesn't may be missing, not unknown. Another number of queries than published
+    is other data, whose gallery is the folder.
     """
-    options = Options(subset=subset)
-    listed = benchmarks.load_annotations(name, data_root, split, options, lambda _: frozenset())
-    if len(listed.queries) == listed.spec.splits[listed.split][0]:
+    listed = benchmarks.load_annotations(
+        spec.name, data_root, split, options, lambda _: frozenset()
+    )
+    if len(listed.queries) == spec.splits[listed.split][0]:
         return listed
-    return benchmarks.load_annotations(name, data_root, split, options)
+    return benchmarks.load_annotations(spec.name, data_root, split, options)
 
 
 def examine(
-    name: str, data: Mapping[str, Any], split: str, benchmark: Benchmark | None
+    spec: Spec,
+    server: Server,
+    entries: Mapping[str, Any],
+    split: str,
+    benchmark: Benchmark | None,
 ) -> list[Finding]:
-    """The findings in a file's entries. benchmark: CIRR's with its image sets as candidates."""
-    findings = _header(data) if name == "CIRR" else []
-    metric = str(data.get("metric")) if name == "CIRR" else name
-    lists = {key: value for key, value in data.items() if key not in HEADER}
+    """The findings in a file's entries. benchmark: with the file's options, None: not known."""
+    options = spec.choose(server.options(entries))
+    lists = {key: value for key, value in entries.items() if key not in server.header}
     queries = {q.id: q for q in benchmark.queries} if benchmark else {}
     gallery = set(benchmark.gallery.names) if benchmark else set()
-    findings += _ids(name, lists, split, queries)
+    findings = _ids(spec, server, lists, split, queries)
     for key, value in lists.items():
         if not isinstance(value, list):
             findings.append(Finding(f"a list expected, got {type(value).__name__}", key))
             continue
-        wanted = LENGTHS.get(metric, len(value))
+        length = server.length(options)
         if gallery:  # a small one has no more to give
-            wanted = min(wanted, len(gallery))
-        if len(value) != wanted:
-            text = f"{len(value)} images where the server expects {wanted}"
+            length = min(length, len(gallery))
+        if len(value) != length:
+            text = f"{len(value)} images where the server expects {length}"
             findings.append(Finding(text, key, scorable=True))
-        query = queries.get(key)
-        pool = gallery
-        if query and metric == "recall_subset":
-            pool = {*(query.candidates or ()), query.reference or ""}
-        findings += _entries(name, key, value, pool)
-    if name == "CIRR" and queries:
-        findings += _references(metric, lists, queries)
-    return findings
-
-
-def _header(data: Mapping[str, Any]) -> list[Finding]:
-    findings = []
-    if data.get("version") != "rc2":
-        findings.append(Finding(f'version: "rc2" expected, got {_shown(data.get("version"))}'))
-    if data.get("metric") not in tuple(RECALL_AT):
-        expected = '"recall" or "recall_subset"'
-        findings.append(Finding(f"metric: {expected} expected, got {_shown(data.get('metric'))}"))
-    return findings
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else f"{value!r:.60}"
+        query, pool = queries.get(key), gallery
+        if query and query.candidates:
+            pool = {*query.candidates, query.reference or ""}
+        findings += _entries(server, key, value, pool)
+    return server.examine(entries, options, queries) + findings
 
 
 def _ids(
-    name: str, lists: Mapping[str, Any], split: str, queries: Mapping[str, Query]
+    spec: Spec, server: Server, lists: Mapping[str, Any], split: str, queries: Mapping[str, Query]
 ) -> list[Finding]:
-    published = benchmarks.spec(name).splits
-    expected, count = list(queries), len(queries) or published[split][0]
-    if name == "CIRCO" and not queries:
-        expected = [str(i) for i in range(count)]
+    count = len(queries) or spec.splits[split][0]
+    expected = list(queries) or server.query_ids(count)
     findings = []
     if len(lists) != count:
         text = f"{len(lists)} queries where {split} has {count}"
-        if split == "test" and len(lists) == published["val"][0]:
+        if split == "test" and len(lists) == spec.splits.get("val", (0, 0))[0]:
             text += "; are these val's? Servers score test only"
         findings.append(Finding(text))
     if expected:
         findings += [Finding("missing from the file", key) for key in expected if key not in lists]
         known = set(expected)
-        findings += [Finding(f"no query of {split}", key) for key in lists if key not in known]
-    else:
-        findings += [Finding("not a pairid", key) for key in lists if not key.isdecimal()]
-    return findings
+        return findings + [
+            Finding(f"no query of {split}", key) for key in lists if key not in known
+        ]
+    return findings + [Finding(doubt, key) for key in lists if (doubt := server.doubt(key))]
 
 
-def image_name(name: str, entry: Any) -> str:
-    """The benchmark's name of a file's entry. Raises ValueError saying what is wrong with it."""
-    if name == "CIRR":
-        if not isinstance(entry, str):
-            raise ValueError("is not a name")
-        if entry.endswith(".png"):
-            raise ValueError("is to be given without .png")
-        return entry
-    if isinstance(entry, bool) or not isinstance(entry, (int, str)):
-        raise ValueError("is not an image id")
-    if isinstance(entry, str):
-        if not (entry.isascii() and entry.isdecimal()):
-            raise ValueError("is not an image id")
-        if entry.startswith("0"):
-            raise ValueError("is padded with zeros")
-    if not 0 < int(entry) <= MAX_ID:
-        raise ValueError("is not one of COCO's ids")
-    return file_name(int(entry))
-
-
-def _entries(name: str, key: str, entries: Sequence[Any], pool: set[str]) -> list[Finding]:
+def _entries(server: Server, key: str, entries: Sequence[Any], pool: set[str]) -> list[Finding]:
     """One finding per kind of fault in a query's list. pool: '' known names, empty: not known."""
     faults: dict[str, list[Any]] = {}
     seen: set[str] = set()
     for entry in entries:
         try:
-            image = image_name(name, entry)
+            image = server.image(entry)
         except ValueError as error:
             faults.setdefault(str(error), []).append(entry)
             continue
@@ -232,29 +168,6 @@ def _entries(name: str, key: str, entries: Sequence[Any], pool: set[str]) -> lis
     return findings
 
 
-def _references(
-    metric: str, lists: Mapping[str, Any], queries: Mapping[str, Query]
-) -> list[Finding]:
-    """A warning where references are among the candidates, and what that costs."""
-    places = [
-        lists[key].index(query.reference)
-        for key, query in queries.items()
-        if isinstance(lists.get(key), list) and query.reference in lists[key]
-    ]
-    if not places:
-        return []
-    ks = RECALL_AT.get(metric, RECALL_AT["recall"])
-    cost = ", ".join(f"{sum(p < k for p in places):,} at k = {k}" for k in ks)
-    return [
-        Finding(
-            f"the reference image is among the candidates of {len(places):,} queries. It is never "
-            f"the target and takes a place: these queries have k - 1 chances instead of k: {cost} "
-            "(protocol official leaves references out)",
-            warning=True,
-        )
-    ]
-
-
 def score(
     path: Path, name: str, data_root: Path, split: str, seed: int = 0
 ) -> tuple[dict[str, Estimate | dict[str, Estimate]], list[Finding]]:
@@ -263,23 +176,26 @@ def score(
     Raises UserError where targets are hidden, for a benchmark without such a format, and for a file
     with faults that leave nothing to score.
     """
-    name = benchmarks.spec(name).name
-    if name not in ("CIRR", "CIRCO"):
-        raise UserError(f"{name} has no server and no file format of one; CIRR and CIRCO have")
+    spec = benchmarks.spec(name)
+    server = spec.server
+    if not server:
+        those = " and ".join(s.name for s in benchmarks.SPECS.values() if s.server)
+        raise UserError(f"{spec.name} has no server and no file format of one; {those} have")
     data, findings = read(path)
-    subset = name == "CIRR" and data.get("metric") == "recall_subset"
-    benchmark = _load(name, data_root, split, subset)
+    benchmark = _load(spec, data_root, split, server.options(data))
     if benchmark.hidden:
-        raise UserError(f"{name} {split}: the targets are hidden; its server scores such files")
-    findings += examine(name, data, benchmark.split, benchmark)
+        raise UserError(
+            f"{spec.name} {split}: the targets are hidden; its server scores such files"
+        )
+    findings += examine(spec, server, data, benchmark.split, benchmark)
     fatal = [f for f in findings if not f.scorable and not f.warning]
     if fatal:
         more = f"\n  and {len(fatal) - 5} more" if len(fatal) > 5 else ""
         lines = "\n".join(f"  {fault}" for fault in fatal[:5])
-        raise UserError(f"{path} cannot be scored on {name} {benchmark.split}:\n{lines}{more}")
+        raise UserError(f"{path} cannot be scored on {spec.name} {benchmark.split}:\n{lines}{more}")
     rankings = []
     for query in benchmark.queries:
-        names = tuple(image_name(name, entry) for entry in data[query.id])
+        names = tuple(map(server.image, data[query.id]))
         ranks = {t: names.index(t) for t in query.targets or () if t in names}
         rankings.append(Ranking(names, ranks=ranks, pool=len(names)))
     return benchmark.score(rankings, seed), findings

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from imagescope.benchmarks.base import Options, Row, Source, Spec
+from imagescope.benchmarks.base import Option, Options, Spec
 from imagescope.benchmarks.circo import COCO
 from imagescope.benchmarks.metrics import Measured, measure_dialogues
+from imagescope.benchmarks.source import Row, Source
 from imagescope.records import Gallery, Query, Ranking
 
 SPACE, DIALOGUES = "Search_Space_val_50k.json", "VisDial_v1.0_queries_val.json"
@@ -56,14 +57,14 @@ def _gallery(source: Source, path: Path) -> Gallery:
 
 
 def measure(queries: Sequence[Query], rankings: Sequence[Ranking], options: Options) -> Measured:
-    return measure_dialogues(queries, rankings, options.first_round)
+    return measure_dialogues(queries, rankings, options["first_round"])
 
 
 SPEC = Spec(
     name="VisDial",
     folder="VisDial",
     splits={"val": (2064, 50_000)},  # dialogues
-    main_metric="Hits@10/10",
+    headline=("Hits@10/10", "BRI"),
     homepage="https://github.com/levymsn/ChatIR",
     licence="MIT (ChatIR's files), CC BY 4.0 (VisDial); images from COCO 2017 unlabeled",
     citation="Levy et al., Chatting Makes Perfect: Chat-based Image Retrieval, NeurIPS 2023; "
@@ -71,4 +72,13 @@ SPEC = Spec(
     read=read,
     measure=measure,
     also=("ChatIR",),
+    download="git clone https://github.com/levymsn/ChatIR; copy Search_Space_val_50k.json and "
+    "VisDial_v1.0_queries_val.json to {root}/VisDial; the images are CIRCO's",
+    options={
+        "first_round": Option(
+            "the first round scored: 0 is the caption alone, and BRI needs it", 1, {"official": 0}
+        )
+    },
+    lower_is_better=("BRI",),
+    dialogue=True,
 )

@@ -141,11 +141,11 @@ def _configure(
     alpha: Annotated[int | None, Opt(help="Candidates compared with the reference.")] = None,
     stages: Annotated[str | None, Opt(help="s1, s1 s2, or s1 s2 s3.")] = None,
     subset: Annotated[
-        bool | None, Opt("--subset/--no-subset", help="CIRR: rank the image set alone.")
+        bool | None, Opt("--subset/--no-subset", help="Rank a query's image set alone.")
     ] = None,
     shared_concept: Annotated[
         bool | None,
-        Opt("--shared-concept/--no-shared-concept", help="CIRCO: add it to the instruction."),
+        Opt("--shared-concept/--no-shared-concept", help="Add it to the instruction."),
     ] = None,
     protocol: Annotated[str | None, Opt(help="paper or official.")] = None,
     run_name: Annotated[str | None, Opt(help="Folder under runs/<DATASET>.")] = None,

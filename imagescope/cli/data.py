@@ -17,7 +17,7 @@ submission_app = typer.Typer(help="The evaluation servers' files.")
 console = Terminal()
 Opt = typer.Option
 DataRoot = Annotated[Path, Opt(help="Where the datasets lie.")]
-Dataset = Annotated[str, typer.Argument(help="As CIRR, CIRCO, FashionIQ-dress, VisDial.")]
+Dataset = Annotated[str, typer.Argument(help="A benchmark's name.")]
 
 
 @data_app.command("check")
@@ -62,7 +62,7 @@ def data_export(
 
 @submission_app.command("check")
 def submission_check(
-    file: Annotated[Path, typer.Argument(help="A file for CIRR's or CIRCO's server.")],
+    file: Annotated[Path, typer.Argument(help="A file for a benchmark's server.")],
     data_root: Annotated[
         Path | None, Opt(help="Where the datasets lie: ids and names are checked too.")
     ] = None,
@@ -93,7 +93,7 @@ def score(
     data_root: DataRoot = Path("data"),
     as_json: Annotated[bool, Opt("--json", help="Metrics as JSON.")] = False,
 ) -> None:
-    """Score a file in a server's format (CIRR, CIRCO) where targets are public."""
+    """Score a file in a server's format where targets are public."""
     from imagescope.benchmarks.check import show_metrics
     from imagescope.benchmarks.submissions import score as score_file
     from imagescope.runs.folder import to_json

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from imagescope.benchmarks import SPECS
 from imagescope.config import (
     PACKAGE,
     ROLES,
@@ -25,7 +26,7 @@ from imagescope.engines.base import Picture, Request
 from imagescope.errors import UserError
 from imagescope.gallery.vectors import GalleryVectors
 from imagescope.methods.base import Method, open_method
-from imagescope.methods.prompts import load_prompts
+from imagescope.methods.prompts import Prompts, load_prompts
 from imagescope.own import library
 from imagescope.own.answers import Answer, Explanation, Result, State
 from imagescope.own.context import IndexContext
@@ -61,7 +62,7 @@ class ImageScope:
         width, ok = rows.shape[1] // 2, np.ones(len(rows), bool)
         vectors = GalleryVectors(self.names, rows[:, :width], rows[:, width:], ok)
         self._prompts = load_prompts(self.config.prompts, "folder")
-        self._talk = load_prompts(self._dialogue_prompts(), "VisDial")
+        self._talk = self._dialogue_prompts()
         captions = {n: entry.caption for n, entry in manifest.pictures.items()}
         with ExitStack() as stack:
             path = library.writable_cache(cache_path(config))
@@ -74,10 +75,12 @@ class ImageScope:
                 raise UserError(_mismatch(name, manifest, config.models))
             self._open = stack.pop_all()
 
-    def _dialogue_prompts(self) -> str:
-        """The index' own set where it has a dialogue's, else the packaged one."""
+    def _dialogue_prompts(self) -> Prompts:
+        """The index' own set where it has a dialogue benchmark's, else the packaged one."""
         own = config_path(self.config.prompts, "prompts")
-        return str(own) if (own / "VisDial").is_dir() else "dialogue"
+        names = [name for name, spec in SPECS.items() if spec.dialogue]
+        name = next((name for name in names if (own / name).is_dir()), None)
+        return load_prompts(str(own), name) if name else load_prompts("dialogue", names[0])
 
     @classmethod
     def open(

@@ -68,6 +68,7 @@ def write_report(run_dir: Path, files: Mapping[str, Path] | None = None) -> Path
     labels = [f"Stage {s[-1]}" for s in stages]
     first, last = [r[0] for r in ranks], [r[-1] for r in ranks]
     known = any(r is not None for r in first)
+    spec = facts.spec_of(manifest)
     quoted = own_figures(manifest) or {"figures": {}, "source": ""}
     context = {
         "title": _title(manifest, run_dir),
@@ -87,9 +88,9 @@ def write_report(run_dir: Path, files: Mapping[str, Path] | None = None) -> Path
         "hidden": not known,
         "stages": labels,
         "stage_names": dict(zip(STAGES, queries.NAMES, strict=True)),
-        "headlines": facts.headlines(metrics),
+        "headlines": facts.headlines(metrics, spec),
         "metrics": facts.metric_table(metrics),
-        "groups": facts.metric_groups(metrics),
+        "groups": facts.metric_groups(metrics, spec),
         "metric_stages": [f"Stage {s[-1]}" for s in metrics],
         "quoted": quoted,
         "stage_charts": charts.stage_charts(metrics, quoted["figures"]),
@@ -100,7 +101,7 @@ def write_report(run_dir: Path, files: Mapping[str, Path] | None = None) -> Path
         else "",
         "reach": reach,
         "manifest": json.dumps(manifest, indent=1, ensure_ascii=False),
-        "lower_is_better": facts.lower_is_better,
+        "lower_is_better": spec.lower_is_better if spec else (),
     }
     write_text(run_dir / "index.html", render("page.html.jinja", context))
     return run_dir / "index.html"
@@ -162,10 +163,7 @@ def image_files(manifest: Manifest) -> Mapping[str, Path]:
             config["dataset"],
             manifest.as_started(config["data_root"]),
             config["split"],
-            exclude_reference=config["exclude_reference"],
-            first_round=config["first_round"],
-            subset=config["subset"],
-            shared_concept=config["shared_concept"],
+            **benchmarks.options_of(config),
         ).gallery.files
     except KeyError as error:
         log.warning("report: no images, manifest.json does not say %s", error)

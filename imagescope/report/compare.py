@@ -67,6 +67,7 @@ def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
         )
         if not rows:
             raise UserError(f"{a} and {b} have no query in common: nothing to compare")
+    spec = facts.spec_of(manifests[0])
     context = {
         "title": manifests[0].config.get("dataset") or "Two runs",
         "runs": [
@@ -78,7 +79,7 @@ def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
         "queries": len(rows),
         "found": [(k, *_counts(ranks, k)) for k in FOUND],
         "hidden": all(r is None for pair in ranks for r in pair),
-        "lower_is_better": facts.lower_is_better,
+        "lower_is_better": spec.lower_is_better if spec else (),
     }
     write_text(out / "index.html", render("compare.html.jinja", context))
     return out / "index.html"

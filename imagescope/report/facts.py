@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
+from imagescope import benchmarks
+from imagescope.benchmarks import Spec
+from imagescope.errors import UserError
 from imagescope.records import STAGES, Estimate
 from imagescope.report.charts import Scores
 from imagescope.runs.manifest import Manifest
@@ -23,10 +26,7 @@ STEPS = {  # step -> (stage it belongs to, 0: the image database; name)
     "verification": (2, "Verification"),
     "evaluation": (3, "Evaluation"),
 }
-GROUPS = {
-    "complete": "Over the queries that lack no image",
-    "semantic_aspects": "mAP@10 by semantic aspect",
-}
+COMPLETE = {"complete": "Over the queries that lack no image"}
 Table = Mapping[str, Any]
 
 
@@ -72,10 +72,25 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
         "Status": None if manifest.status in ("finished", "unknown") else manifest.status,
         "Limit": f"first {config['limit']} queries" if config.get("limit") else None,
     }
-    switches = ("subset", "shared_concept", "exclude_reference")
-    chosen = [name.replace("_", " ") for name in switches if config.get(name)]
-    found["Options"] = ", ".join(chosen)
+    found["Options"] = ", ".join(_options(manifest))
     return [(label, str(value)) for label, value in found.items() if value]
+
+
+def spec_of(manifest: Manifest) -> Spec | None:
+    """The run's benchmark; None for one of another version, or of a package that is not here."""
+    try:
+        return benchmarks.spec(str(manifest.config.get("dataset")))
+    except UserError:
+        return None
+
+
+def _options(manifest: Manifest) -> Iterator[str]:
+    """The benchmark's options that are on."""
+    spec = spec_of(manifest)
+    options = benchmarks.options_of(manifest.config) if spec else {}
+    for name, value in options.items():
+        if value is True:
+            yield name.replace("_", " ")
 
 
 def _moment(text: Any) -> str | None:
@@ -136,10 +151,6 @@ def counts(table: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
         yield prefix, int(table)
 
 
-def lower_is_better(metric: str) -> bool:
-    return metric.startswith("BRI")
-
-
 def metric_table(found: Scores) -> list[dict[str, Any]]:
     """The metrics that are single values: name and an Estimate (or None) per stage."""
     names = dict.fromkeys(
@@ -148,35 +159,36 @@ def metric_table(found: Scores) -> list[dict[str, Any]]:
     return [{"name": n, "values": [stage.get(n) for stage in found.values()]} for n in names]
 
 
-def metric_groups(found: Scores) -> list[dict[str, Any]]:
+def metric_groups(found: Scores, spec: Spec | None = None) -> list[dict[str, Any]]:
     """The metrics that have parts (rounds, aspects, categories): a table of the parts each."""
     groups = dict.fromkeys(
         name for stage in found.values() for name, v in stage.items() if isinstance(v, Mapping)
     )
+    titles = {**COMPLETE, **(spec.groups if spec else {})}
     tables = []
     for group in groups:
         parts = {s: dict(metrics.get(group) or {}) for s, metrics in found.items()}
         rows = [r for r in metric_table(parts) if any(r["values"])]
         if rows:
-            tables.append({"name": GROUPS.get(group, group), "rows": rows})
+            tables.append({"name": titles.get(group, group), "rows": rows})
     return tables
 
 
-def headlines(found: Scores) -> list[dict[str, Any]]:
+def headlines(found: Scores, spec: Spec | None = None) -> list[dict[str, Any]]:
     """The few figures at the top: the last stage's, and what changed since the first."""
-    stages = list(found)
-    if not stages:
-        return []
-    rows = [(r["name"], r["values"]) for r in metric_table(found)]
-    for group in metric_groups(found):  # of a dialogue's rounds, the last
-        last = group["rows"][-1]
-        if last["name"].startswith("round "):
-            rows.insert(0, (f"{group['name']}, {last['name']}", last["values"]))
+    rows = {row["name"]: row for row in metric_table(found)}
+    for group in metric_groups(found):
+        for row in group["rows"]:
+            name = f"{group['name']}, {row['name']}"
+            rows[name.replace(", round ", "/")] = {**row, "name": name}
+    wanted = [rows[name] for name in (spec.headline if spec else rows) if name in rows]
     tiles = []
-    for name, values in rows[:4]:
-        if values[-1] is None:
+    for row in wanted[:4]:
+        first, last = row["values"][0], row["values"][-1]
+        if last is None:
             continue
-        change = values[-1].value - values[0].value if values[0] and len(values) > 1 else None
-        better = change is not None and (change < 0 if lower_is_better(name) else change > 0)
-        tiles.append({"name": name, "value": values[-1], "change": change, "better": better})
+        change = last.value - first.value if first and len(row["values"]) > 1 else None
+        lower = spec is not None and row["name"] in spec.lower_is_better
+        better = change is not None and (change < 0 if lower else change > 0)
+        tiles.append({"name": row["name"], "value": last, "change": change, "better": better})
     return tiles

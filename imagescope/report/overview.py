@@ -21,7 +21,7 @@ log = logging.getLogger("imagescope")
 def newest(runs: Path, name: str = "default") -> list[Path]:
     """The newest finished run of that name of each benchmark below a runs folder."""
     found = []
-    for benchmark in benchmarks.NAMES:
+    for benchmark in benchmarks.SPECS:
         finished = [
             path
             for path in runs.glob(f"{benchmark}/{name}/*/manifest.json")
@@ -52,9 +52,8 @@ def print_overview(folders: Sequence[Path], console: Console) -> None:
 def _row(folder: Path) -> list[str]:
     manifest, metrics = Manifest.read(folder), read_metrics(folder)
     dataset = manifest.config["dataset"]
-    main = benchmarks.spec(dataset).main_metric
-    if main not in metrics.get("stage1", {}):  # CIRR's subset, say
-        main = next(iter(metrics.get("stage1", {})), "hidden")
+    names = benchmarks.spec(dataset).headline
+    main = next((name for name in names if name in metrics.get("stage1", {})), "hidden")
     values = [metrics.get(stage, {}).get(main) for stage in STAGES]
     cells = [f"{value:.1f}" if isinstance(value, Estimate) else "" for value in values]
     queries = f"{manifest['benchmark']['queries']:,}"

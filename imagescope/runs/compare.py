@@ -47,7 +47,7 @@ class Part:
 
 @dataclass
 class Run:
-    """A run, or FashionIQ's three as one."""
+    """A run, or a family's runs as one."""
 
     label: str
     paths: list[Path]
@@ -60,13 +60,18 @@ class Run:
 
     @property
     def benchmark(self) -> str:
-        return self.parts[0].spec.name if len(self.parts) == 1 else "FashionIQ average"
+        spec = self.parts[0].spec
+        return spec.name if len(self.parts) == 1 else f"{spec.family} average"
+
+    @property
+    def separate(self) -> tuple[str, ...]:
+        return self.parts[0].spec.separate(self.parts[0].options)
 
     @property
     def group(self) -> tuple[Any, ...]:
         """Runs with the same are compared query by query."""
         galleries = tuple((m.get("benchmark") or {}).get("gallery") for m in self.manifests)
-        return self.benchmark, self.config.get("split"), self.config.get("subset"), galleries
+        return self.benchmark, self.config.get("split"), self.separate, galleries
 
     def keys(self) -> set[Key]:
         return {(part.spec.name, *q.key) for part in self.parts for q in part.queries}
@@ -108,12 +113,12 @@ class Comparison:
 
 
 def compare(folders: Sequence[Path], seed: int = 0, all_quoted: bool = False) -> list[Comparison]:
-    """One comparison per benchmark, and one for FashionIQ's average where three runs differ in
-    category alone. all_quoted: published figures of any encoder. Raises UserError for a folder
+    """One comparison per benchmark, and one for a family's average where runs of all of it differ
+    in nothing else. all_quoted: published figures of any encoder. Raises UserError for a folder
     that is no finished run's."""
     runs = [read_run(folder, _label(i)) for i, folder in enumerate(folders)]
     groups: dict[tuple[Any, ...], list[Run]] = {}
-    for run in [*runs, *fashioniq_averages(runs)]:
+    for run in [*runs, *family_averages(runs)]:
         groups.setdefault(run.group, []).append(run)
     return [_compare(group, seed, all_quoted) for group in groups.values()]
 
@@ -132,8 +137,7 @@ def read_run(folder: Path, label: str) -> Run:
         spec = benchmarks.spec(config["dataset"])
     except KeyError as error:
         raise UserError(f"{folder}/manifest.json: not a run's manifest: {error}") from None
-    known = {k: config[k] for k in Options.__dataclass_fields__ if config.get(k) is not None}
-    part = Part(spec, Options(**known), [], {})
+    part = Part(spec, benchmarks.options_of(config), [], {})
     for trace in iter_traces(folder):
         part.queries.append(trace.query)
         for stage, ranking in trace.rankings.items():
@@ -142,13 +146,13 @@ def read_run(folder: Path, label: str) -> Run:
     return Run(label, [folder], [manifest], [part])
 
 
-def fashioniq_averages(runs: Sequence[Run]) -> list[Run]:
-    """One run for each three that differ in category alone."""
-    same: dict[str, dict[str, Run]] = {}
+def family_averages(runs: Sequence[Run]) -> list[Run]:
+    """One run for those of all benchmarks of a family that differ in nothing else."""
+    same: dict[tuple[str, str], dict[str, Run]] = {}
     for run in runs:
-        if run.benchmark.startswith("FashionIQ-"):
-            config = {**run.config, "dataset": "", "prompts": ""}
-            same.setdefault(json.dumps(config, sort_keys=True), {})[run.benchmark] = run
+        if family := run.parts[0].spec.family:
+            config = json.dumps({**run.config, "dataset": "", "prompts": ""}, sort_keys=True)
+            same.setdefault((family, config), {})[run.benchmark] = run
     return [
         Run(
             "+".join(run.label for run in found.values()),
@@ -156,8 +160,8 @@ def fashioniq_averages(runs: Sequence[Run]) -> list[Run]:
             [run.manifests[0] for run in found.values()],
             [part for run in found.values() for part in run.parts],
         )
-        for found in same.values()
-        if len(found) == 3
+        for (family, _), found in same.items()
+        if len(found) == len(benchmarks.family(family))
     ]
 
 
@@ -194,7 +198,7 @@ def _compare(runs: Sequence[Run], seed: int, all_quoted: bool) -> Comparison:
             if kept:
                 gains.setdefault(run.label, {})[f"{b} - {a}"] = kept
     config = runs[0].config
-    title = f"{runs[0].benchmark} {config.get('split')}" + (", subset" * bool(config.get("subset")))
+    title = ", ".join((f"{runs[0].benchmark} {config.get('split')}", *runs[0].separate))
     where = {run.label: [str(path) for path in run.paths] for run in runs}
     published = quoted([m for run in runs for m in run.manifests], all_quoted)
     return Comparison(title, where, lines, gains, notes, published)

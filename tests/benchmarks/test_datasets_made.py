@@ -216,8 +216,31 @@ def test_a_missing_annotation_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "CIRR/captions/cap.rc2.val.json").unlink()
     with pytest.raises(UserError, match=r"cap\.rc2\.val\.json: no such file; docs/benchmarks\.md"):
         benchmarks.load("CIRR", tmp_path, "val")
-    with pytest.raises(UserError, match="CIRR's"):
-        benchmarks.load("VisDial", tmp_path, "val", subset=True)
+
+
+def test_options_are_a_benchmarks_own_and_the_protocols_are_presets() -> None:
+    cirr, dialogues = benchmarks.spec("CIRR"), benchmarks.spec("VisDial")
+    assert cirr.choose({}) == {"exclude_reference": False, "subset": False}
+    official = cirr.choose({"subset": None}, "official")
+    assert official == {"exclude_reference": True, "subset": False}
+    assert not cirr.choose({"exclude_reference": False}, "official")["exclude_reference"]
+    assert dialogues.choose({}) == {"first_round": 1}
+    assert dialogues.choose({"subset": False}, "official") == {"first_round": 0}
+    with pytest.raises(UserError, match=r"no option subset; .* first_round"):
+        dialogues.choose({"subset": True})
+    with pytest.raises(UserError, match="Flickr30K has no option subset; it has none"):
+        benchmarks.spec("Flickr30K").choose({"subset": True})
+    with pytest.raises(UserError, match="CIRR, option subset: bool expected, got 'yes'"):
+        cirr.choose({"subset": "yes"})
+
+
+def test_a_manifest_may_have_the_options_of_other_benchmarks() -> None:
+    """Earlier versions wrote down those of all."""
+    older = {"exclude_reference": True, "first_round": 0, "subset": False, "shared_concept": False}
+    config = {"dataset": "VisDial", "protocol": "official", **older}
+    assert benchmarks.options_of(config) == {"first_round": 0}
+    config = {"dataset": "CIRR", "protocol": "official", "dataset_options": {"subset": True}}
+    assert benchmarks.options_of(config) == {"exclude_reference": True, "subset": True}
 
 
 @pytest.mark.parametrize("split", ["val", "test1"])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagescope import benchmarks
-from imagescope.benchmarks import Options, metrics
+from imagescope.benchmarks import metrics
 from imagescope.records import Query, Ranking
 
 NAMES = [f"i{n}" for n in range(30)]
@@ -151,7 +151,7 @@ def test_circo_golden_values() -> None:
     ]
     ranks = [{"p": 2, "q": 0, "r": 5}, {"p": 1}, {"q": 5}]
     rankings = [Ranking((), ranks=r, pool=100) for r in ranks]
-    found = metrics.estimates(spec.measure(queries, rankings, Options()))
+    found = metrics.estimates(spec.measure(queries, rankings, spec.choose({})))
     assert found["mAP@5"].value == pytest.approx(100 * (5 / 9 + 1 / 2) / 3)
     assert found["mAP@10"].value == pytest.approx(100 * (13 / 18 + 1 / 2 + 1 / 42) / 3)
     assert found["Recall@5"].value == pytest.approx(200 / 3)  # the single target p: a, b
@@ -168,14 +168,14 @@ def test_map_divides_by_k_where_there_are_more_truths() -> None:
 def test_cirr_metrics_by_name() -> None:
     spec, query = benchmarks.spec("CIRR"), Query("1", "x", targets=("t",))
     ranking = Ranking(("a", "t"), ranks={"t": 1}, pool=5)
-    full = spec.measure([query], [ranking], Options())
+    full = spec.measure([query], [ranking], spec.choose({}))
     assert {k: v.tolist() for k, v in full.items()} == {
         "Recall@1": [0],
         "Recall@5": [100],
         "Recall@10": [100],
         "Recall@50": [100],
     }
-    subset = spec.measure([query], [ranking], Options(subset=True))
+    subset = spec.measure([query], [ranking], spec.choose({"subset": True}))
     assert {k: v.tolist() for k, v in subset.items()} == {
         "Recall_subset@1": [0],
         "Recall_subset@2": [100],

@@ -15,8 +15,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from imagescope.benchmarks import SPECS
-from imagescope.benchmarks.base import COUNTS, Options, Source, Spec
+from imagescope.benchmarks import SPECS, Source, Spec
+from imagescope.benchmarks.source import COUNTS
 from imagescope.errors import UserError
 from imagescope_tiny.datasets_composed import write_circo, write_cirr, write_fashioniq
 from imagescope_tiny.dialogues import can_talk, dialogue
@@ -73,7 +73,7 @@ def _declare_counts(folder: Path, name: str) -> None:
 
 
 def _counts(spec: Spec, folder: Path, split: str) -> tuple[int, int]:
-    queries, gallery = spec.read(Source(folder.parent, folder, split, Options()))
+    queries, gallery = spec.read(Source(folder.parent, folder, split, spec.choose({})))
     return len({query.id for query in queries}), len(gallery.names)
 
 
