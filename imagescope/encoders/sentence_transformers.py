@@ -48,8 +48,11 @@ class JointModel:
                 device="cpu",
                 local_files_only=True,
                 model_kwargs={"dtype": torch_dtype(config), "use_safetensors": True},
-                processor_kwargs={"backend": "pil"},  # see encoders/transformers.py
             ).eval()
+            processor = self._model[0].processor
+            if hasattr(processor, "image_processor"):  # PIL's, see encoders/transformers.py
+                load = transformers.AutoImageProcessor.from_pretrained
+                processor.image_processor = load(folder, backend="pil")
         finally:
             transformers.logging.set_verbosity(verbosity)
         self._config = config
