@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -21,10 +22,10 @@ from pydantic import (
 
 from imagescope.errors import UserError
 from imagescope.redaction import redact
+from imagescope.registry import ENGINES, did_you_mean
 
 PACKAGE = Path(__file__).parent
 ROLES = ("captioner", "reasoner", "verifier", "evaluator")
-EngineName = Literal["auto", "transformers", "vllm", "openai"]
 Reading = Literal["tolerant", "paper"]
 COMMIT = re.compile(r"[0-9a-f]{40}")
 FLAGS = ("tau", "top_k", "alpha", "stages")  # methods' options that may stand by themselves
@@ -32,6 +33,17 @@ LONGEST_YAML = 64 << 10  # bytes; the parser takes a second for so many
 MOST_VALUES = 10_000  # of a YAML file, with its aliases written out
 # options of single benchmarks that may stand by themselves; None: as the protocol has it
 BENCHMARK_OPTIONS = ("exclude_reference", "first_round", "subset", "shared_concept")
+
+
+def engine_name(name: str) -> str:
+    """The name itself. Raises ValueError unless it is auto or one of registry.ENGINES."""
+    names = ("auto", *ENGINES)
+    if name not in names:
+        raise ValueError(f"no engine is named {name}: {did_you_mean(name, names)}")
+    return name
+
+
+EngineName = Annotated[str, AfterValidator(engine_name)]
 
 
 class _Model(BaseModel):

@@ -20,21 +20,36 @@ from typing import Any
 from imagescope.errors import UserError
 
 
-class Registry(Mapping[str, str]):
+class Registry(Mapping[str, Any]):
     """name -> "module:object" of one kind, those of other packages included.
 
     kind: in the singular, for messages.  A name of ours cannot be taken by another package.
     """
 
-    def __init__(self, kind: str, ours: Mapping[str, str]):
+    def __init__(self, kind: str, ours: Mapping[str, Any]):
         self.kind, self._ours = kind, dict(ours)
 
     @cached_property
-    def _all(self) -> dict[str, str]:
-        found = entry_points(group=f"imagescope.{self.kind}s")
-        return {point.name: point.value for point in found} | self._ours
+    def _others(self) -> dict[str, str]:
+        points = entry_points(group=f"imagescope.{self.kind}s")
+        return {point.name: point.value for point in points if point.name not in self._ours}
 
-    def __getitem__(self, name: str) -> str:
+    @property
+    def _all(self) -> dict[str, Any]:
+        return self._ours | self._others
+
+    def add(self, name: str, value: Any) -> None:
+        """Adds, for this process alone, a "module:object" or an object itself. Raises UserError for
+        a name that is taken."""
+        if name in self._all:
+            raise UserError(f"{self.kind} {name} is there already")
+        self._ours[name] = value
+
+    def remove(self, name: str) -> None:
+        """Takes away what `add` added."""
+        del self._ours[name]
+
+    def __getitem__(self, name: str) -> Any:
         return self._all[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -46,13 +61,16 @@ class Registry(Mapping[str, str]):
     def load(self, name: str) -> Any:
         """What the name stands for. Raises UserError for an unknown name, with the nearest known
         one, and for a package whose object cannot be imported."""
-        if name not in self._all:
-            raise UserError(f"no {self.kind} is named {name}: {did_you_mean(name, self._all)}")
-        module, _, attribute = self._all[name].partition(":")
+        if name not in self:
+            raise UserError(f"no {self.kind} is named {name}: {did_you_mean(name, self)}")
+        value = self[name]
+        if not isinstance(value, str):
+            return value
+        module, _, attribute = value.partition(":")
         try:
             return getattr(import_module(module), attribute)
         except (ImportError, AttributeError) as error:
-            raise UserError(f"{self.kind} {name} ({self._all[name]}): {error}") from error
+            raise UserError(f"{self.kind} {name} ({value}): {error}") from error
 
 
 def did_you_mean(name: str, names: Collection[str]) -> str:
@@ -96,6 +114,15 @@ BENCHMARKS = Registry(
         "Flickr30K": "imagescope.benchmarks.flickr30k:SPEC",
         "MSCOCO": "imagescope.benchmarks.mscoco:SPEC",
         "VisDial": "imagescope.benchmarks.visdial:SPEC",
+    },
+)
+
+ENGINES = Registry(
+    "engine",
+    {
+        "transformers": "imagescope.engines.transformers:Transformers",
+        "vllm": "imagescope.engines.vllm:VLLM",
+        "openai": "imagescope.engines.openai:OpenAI",
     },
 )
 

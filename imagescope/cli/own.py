@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from imagescope.config import engine_name
 from imagescope.errors import UserError
 from imagescope.files import write_text
 from imagescope.terminal import Terminal, print_json
 
 if TYPE_CHECKING:
-    from imagescope.config import EngineName
     from imagescope.own.answers import Answer
     from imagescope.own.conversation import Conversation
     from imagescope.own.indexing import Update
@@ -140,16 +140,11 @@ def _hush() -> None:
         logger.setLevel(logging.WARNING)
 
 
-def _engine(name: str | None) -> EngineName | None:
-    known: dict[str, EngineName] = {
-        "auto": "auto",
-        "transformers": "transformers",
-        "vllm": "vllm",
-        "openai": "openai",
-    }
-    if name is not None and name not in known:
-        raise UserError(f"--engine {name}: choose one of {', '.join(known)}")
-    return known[name] if name else None
+def _engine(name: str | None) -> str | None:
+    try:
+        return engine_name(name) if name else None
+    except ValueError as error:
+        raise UserError(f"--engine: {error}") from None
 
 
 def _summarise(update: Update) -> None:

@@ -11,8 +11,9 @@ from imagescope.config import EngineName, ModelConfig
 from imagescope.engines.base import Engine, Request, Response, collect
 from imagescope.errors import UserError
 from imagescope.models.device import chat_options, visible_gpus, vllm_works
+from imagescope.registry import ENGINES
 
-__all__ = ["Lazy", "choose", "open_engine"]
+__all__ = ["Lazy", "choose", "is_remote", "open_engine"]
 # what of a role's configuration determines answers, besides each request's own decoding
 DECLARED = ("model", "revision", "dtype", "quantization", "template", "max_model_len")
 
@@ -72,13 +73,20 @@ class Lazy:
 def choose(config: ModelConfig, engine: EngineName = "auto") -> str:
     """The engine a role runs in: its own wish, else the run's; auto: an endpoint where one is
     given, else vLLM where it is installed and works, else transformers. Raises UserError where
-    the wished one is not installed."""
+    the wished one is unknown or not installed."""
     wish = config.engine or engine
     if wish == "auto":
         return "openai" if config.base_url else "vllm" if vllm_works() else "transformers"
-    if find_spec("httpx" if wish == "openai" else wish) is None:
+    package = ENGINES.load(wish).package
+    if package and find_spec(package) is None:
         raise UserError(f"engine {wish}: not installed here (pip install 'imagescope[{wish}]')")
     return wish
+
+
+def is_remote(config: ModelConfig, engine: str = "auto") -> bool:
+    """Whether a role's model runs elsewhere: there is no checkpoint of it here."""
+    wish = config.engine or engine
+    return bool(config.base_url if wish == "auto" else ENGINES.load(wish).remote)
 
 
 def open_engine(
@@ -92,21 +100,18 @@ def open_engine(
 
     def make() -> Engine:
         kind = choose(config, engine)
-        if kind == "openai":
-            from imagescope.engines.openai import OpenAI
+        chosen = ENGINES.load(kind)
+        if not chosen.remote:
+            if ray_address or len(visible_gpus()) >= 2 * config.tensor_parallel_size:
+                from imagescope.engines.distributed import Distributed
 
-            return OpenAI(config)
-        if ray_address or len(visible_gpus()) >= 2 * config.tensor_parallel_size:
-            from imagescope.engines.distributed import Distributed
+                return Distributed(kind, config, address=ray_address)
+            if chosen.own_process or visible_gpus():
+                from imagescope.engines.child import Child
 
-            return Distributed(kind, config, address=ray_address)
-        if kind == "vllm" or visible_gpus():
-            from imagescope.engines.child import Child
-
-            return Child(kind, config)
-        from imagescope.engines.transformers import Transformers
-
-        return Transformers(config)
+                return Child(kind, config)
+        opened: Engine = chosen(config)
+        return opened
 
     declared = config.model_dump(include=set(DECLARED)) | {"engine": config.engine or engine}
     declared |= chat_options(config)

@@ -8,11 +8,11 @@ puts them in order.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from imagescope.records import Pair, Picture, Request, Response
 
-__all__ = ["Engine", "Pair", "Picture", "Request", "Response", "collect", "pictures"]
+__all__ = ["Engine", "EngineClass", "Pair", "Picture", "Request", "Response", "collect", "pictures"]
 
 
 class Engine(Protocol):
@@ -30,6 +30,21 @@ class Engine(Protocol):
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]: ...
 
     def close(self) -> None: ...
+
+
+class EngineClass:
+    """What is known of an engine before one is opened, by a role's configuration: the classes of
+    registry.ENGINES derive from this.
+
+    summary: for lists.  package: what must be installed for it.  remote: its model runs elsewhere:
+    no checkpoint is looked for, and no GPU or process taken for it.  own_process: it gives memory
+    back only when its process ends.
+    """
+
+    summary: ClassVar[str] = ""
+    package: ClassVar[str] = ""
+    remote: ClassVar[bool] = False
+    own_process: ClassVar[bool] = False
 
 
 def collect(engine: Engine, requests: Sequence[Request]) -> list[Response]:

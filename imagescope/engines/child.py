@@ -8,7 +8,6 @@ and a pipe whose other end is gone says so. Lines of JSON go both ways.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
@@ -28,8 +27,8 @@ from imagescope.config import ModelConfig
 from imagescope.engines.base import Engine, Pair, Picture, Request, Response
 from imagescope.errors import UserError
 from imagescope.models import device
+from imagescope.registry import ENGINES
 
-CLASSES = {"vllm": "VLLM", "transformers": "Transformers"}
 TAIL = 12  # lines of a dead child's output that its error shows
 
 
@@ -38,7 +37,7 @@ class EngineDied(UserError):
 
 
 class Child:
-    """See engines/base.py. kind: 'vllm' or 'transformers'."""
+    """See engines/base.py. kind: a name of registry.ENGINES."""
 
     def __init__(self, kind: str, config: ModelConfig):
         self.config = config
@@ -137,8 +136,7 @@ def as_response(data: dict[str, Any]) -> Response:
 
 def make(kind: str, config: ModelConfig) -> Engine:
     """The engine itself, in this process."""
-    module = importlib.import_module(f"imagescope.engines.{kind}")
-    engine: Engine = getattr(module, CLASSES[kind])(config)
+    engine: Engine = ENGINES.load(kind)(config)
     return engine
 
 

@@ -201,7 +201,7 @@ class _Answerer:
 
 
 class Distributed:
-    """See engines/base.py. kind: 'vllm' or 'transformers'.
+    """See engines/base.py. kind: a name of registry.ENGINES.
 
     replicas: None: one per tensor_parallel_size GPUs of the cluster; without GPUs one per machine.
     """

@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 
 from imagescope.config import ModelConfig
-from imagescope.engines.base import Pair, Picture, Request, Response
+from imagescope.engines.base import EngineClass, Pair, Picture, Request, Response
 from imagescope.engines.completion import REFUSED, Failure, read, response
 from imagescope.engines.endpoint import Endpoint
 from imagescope.errors import UserError
@@ -56,7 +56,7 @@ UNKNOWN = re.compile(
 )
 
 
-class OpenAI:
+class OpenAI(EngineClass):
     """See engines/base.py. loads stays 0: the model is somewhere else.
 
     identity: the name the endpoint knows the model by, not the endpoint: a server that moves keeps
@@ -64,6 +64,9 @@ class OpenAI:
     choices: from the TOP most probable first tokens; empty where the server gives none.
     """
 
+    summary = "any endpoint that speaks OpenAI's chat protocol"
+    package = "httpx"
+    remote = True
     loads, load_seconds = 0, 0.0
 
     def __init__(self, config: ModelConfig):

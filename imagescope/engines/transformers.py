@@ -14,7 +14,7 @@ from typing import Any
 
 from imagescope.config import ModelConfig
 from imagescope.engines.ahead import Remembering, prepare_small
-from imagescope.engines.base import Pair, Picture, Request, Response, pictures
+from imagescope.engines.base import EngineClass, Pair, Picture, Request, Response, pictures
 from imagescope.engines.text import cut, neutral, neutraliser, shares, variants, wrap
 from imagescope.errors import UserError
 from imagescope.models import device
@@ -25,12 +25,15 @@ log = logging.getLogger("imagescope")
 Batch = list[tuple[int, Request]]
 
 
-class Transformers:
+class Transformers(EngineClass):
     """See engines/base.py. loads, load_seconds: how often the model was loaded, and for how long.
 
     schema is not enforced here. A RuntimeError or ValueError (out of memory, a shape that does not
     fit) halves a batch; a request that fails alone gets a response with the error.
     """
+
+    summary = "any checkpoint of transformers, on a CPU or one GPU, in batches"
+    package = "transformers"
 
     def __init__(self, config: ModelConfig):
         self.config = config

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imagescope.config import ModelConfig
-from imagescope.engines.base import Pair, Picture, Request, Response, pictures
+from imagescope.engines.base import EngineClass, Pair, Picture, Request, Response, pictures
 from imagescope.engines.text import neutral, neutraliser, shares, variants, wrap
 from imagescope.errors import UserError
 from imagescope.models import device
@@ -25,8 +25,12 @@ log = logging.getLogger("imagescope")
 BATCH = 256  # requests with images given to vLLM at once
 
 
-class VLLM:
+class VLLM(EngineClass):
     """See engines/base.py. On a GPU in the checkpoint's own dtype, on a CPU in float32."""
+
+    summary = "many requests at once, on GPUs; on a CPU with AVX2, too"
+    package = "vllm"
+    own_process = True
 
     def __init__(self, config: ModelConfig):
         self.config = config

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from imagescope.config import EngineName, load_models
+from imagescope.engines import is_remote
 from imagescope.errors import UserError
 from imagescope.files import replacing
 from imagescope.models.checkpoints import fingerprint
@@ -138,7 +139,7 @@ def _draft(
 def _check(draft: Manifest) -> None:
     """Raises UserError for checkpoints that cannot be had, before any picture is looked at."""
     captioner, encoder = draft.models.captioner, draft.models.encoder
-    if (captioner.engine or draft.engine) != "openai":
+    if not is_remote(captioner, draft.engine):
         fingerprint(captioner.model, captioner.revision)
     fingerprint(encoder.model, encoder.revision)
 

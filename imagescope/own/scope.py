@@ -22,6 +22,7 @@ from imagescope.config import (
     config_path,
     load_models,
 )
+from imagescope.engines import is_remote
 from imagescope.engines.base import Picture, Request
 from imagescope.errors import UserError
 from imagescope.gallery.vectors import GalleryVectors
@@ -277,7 +278,7 @@ def share_memory(models: ModelSet) -> ModelSet:
     Shares go by the size of the checkpoints where they are folders, else all alike; roles with the
     same checkpoint have one engine and one share, those behind an endpoint none.
     """
-    here = [n for n in ROLES if not (models.role(n).base_url or models.role(n).engine == "openai")]
+    here = [name for name in ROLES if not is_remote(models.role(name))]
     sizes = {models.role(name).model: _size(models.role(name).model) for name in here}
     sized = all(sizes.values())
     total = sum(sizes.values()) if sized else len(sizes)

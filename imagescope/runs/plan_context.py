@@ -18,7 +18,7 @@ from imagescope.arrays import Array
 from imagescope.config import RunConfig, Side
 from imagescope.encoders.base import Encoder
 from imagescope.encoders.cached import CachedEncoder
-from imagescope.engines import open_engine
+from imagescope.engines import is_remote, open_engine
 from imagescope.engines.base import Pair, Request, Response
 from imagescope.engines.cached import Cached
 from imagescope.engines.role import Role, Step
@@ -63,6 +63,7 @@ class _Foreseen(Cached):
     """Answers from the cache; what is not there is answered with `typical`."""
 
     typical = ""
+    remote = False
 
     @property
     def identified(self) -> bool:
@@ -71,9 +72,7 @@ class _Foreseen(Cached):
     @cached_property
     def identity(self) -> dict[str, Any]:
         try:
-            if self._declared.get("engine") == "openai" or identifiable(
-                self._declared["model"], self._declared["revision"]
-            ):
+            if self.remote or identifiable(self._declared["model"], self._declared["revision"]):
                 return super().identity
         except UserError:  # incomplete, say
             pass
@@ -171,6 +170,7 @@ class PlanContext(RunContext):
         config, settings = self._config.models.role(name), self._config
         engine = open_engine(checkpoint(config), settings.engine, ray_address=settings.ray_address)
         cached = _Foreseen(engine, self._cache)
+        cached.remote = is_remote(config, settings.engine)
         yield _PlannedRole(name, cached, config, self.steps, context=self)
 
     @contextmanager

@@ -21,6 +21,7 @@ from imagescope.errors import UserError
 from imagescope.methods.base import open_method
 from imagescope.models.checkpoints import available, locate, problems, read_config
 from imagescope.redaction import redact
+from imagescope.registry import ENGINES
 from imagescope.store.cache import cache_path
 
 T = TypeVar("T")
@@ -118,7 +119,7 @@ def _models(config: RunConfig) -> Iterator[Check]:
         except UserError as error:
             yield Check("packages", role, "missing", str(error))
             continue
-        if kind == "openai":
+        if ENGINES.load(kind).remote:
             key = (model.model, model.base_url or "", model.api_key_env)
             remote.setdefault(key, ([], model))[0].append(role)
         else:

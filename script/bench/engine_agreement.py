@@ -19,7 +19,7 @@ from statistics import fmean
 from rich.console import Console
 from rich.table import Table
 
-from imagescope.config import EngineName, load_models
+from imagescope.config import load_models
 from imagescope.engines import open_engine
 from imagescope.engines.base import Picture, Request, collect
 from imagescope.methods.parsing import says_yes
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
     rng, verifier = Random(args.seed), load_models(args.models).verifier
-    names: list[EngineName] = args.engines
+    names: list[str] = args.engines
     requests, truths = [], []
     with tempfile.TemporaryDirectory() as folder:
         while len(requests) < args.questions:
