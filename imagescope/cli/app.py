@@ -163,6 +163,10 @@ def _configure(
     cache: Annotated[Path | None, Opt(help="The response cache's file.")] = None,
     replay: Annotated[Path | None, Opt(help="Run from a bundle alone, without models.")] = None,
     ray_address: Annotated[str | None, Opt(help="A running Ray cluster to join.")] = None,
+    reading: Annotated[
+        str | None,
+        Opt(help="How answers are read: tolerant, or paper (as the authors' code does)."),
+    ] = None,
     fail_on_error: Annotated[
         float | None, Opt(help="Share of a step's requests that may get no answer, 0 to 1.")
     ] = None,

@@ -45,6 +45,8 @@ def warning(name: str, step: Step) -> str:
             f"{name}: not one of {step.answered:,} answers could be understood, so this step says "
             "nothing. Look at some in traces.jsonl: is it the right model, template and prompt?"
         )
+    if step.not_finite:
+        return f"{name}: {step.not_finite:,} scores are no finite numbers: those images stand last"
     return ""
 
 

@@ -12,6 +12,7 @@ from imagescope.engines.cached import Absent, Cached, Counts, unreadable
 from imagescope.engines.text import harmless
 from imagescope.errors import UserError
 from imagescope.progress import log, track
+from imagescope.records import added
 
 REASONS = 3  # different errors of a step that are quoted
 
@@ -21,13 +22,14 @@ class Step(Counts):
     """What one step of a run cost. seconds: in all.  errors: requests that the model left without
     an answer, each counted once (an unreadable image is not the model's error).  refused: those
     among them that the model or its endpoint refused.  unread: answers that were given but not
-    understood.  reasons: the first errors' texts."""
+    understood.  reasons: the first errors' texts.  not_finite: scores that are no finite numbers."""
 
     seconds: float = 0.0
     errors: int = 0
     refused: int = 0
     unread: int = 0
     reasons: list[str] = field(default_factory=list)
+    not_finite: int = added(0)
 
     def count_errors(self, requests: Sequence[Request], responses: Mapping[int, Response]) -> None:
         """Counts the responses, by their request's place, that are errors of the model."""

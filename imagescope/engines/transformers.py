@@ -38,6 +38,7 @@ class Transformers(EngineClass):
     def __init__(self, config: ModelConfig):
         self.config = config
         self.loads, self.load_seconds = 0, 0.0
+        self._told = False  # that a schema is not enforced
         self._model: Any = None
         self._processor: Any = None
         self._tokenizer: Any = None
@@ -52,6 +53,13 @@ class Transformers(EngineClass):
         if not requests:
             return
         self._load()
+        if not self._told and any(request.schema for request in requests):
+            self._told = True
+            log.warning(
+                "%s: `schema: true` needs the engine vllm or openai; transformers leaves its answers "
+                "free",
+                self.config.model,
+            )
         texts = {i: self._text(request) for i, request in enumerate(requests)}
         batches = [
             part[start : start + self.config.batch_size]

@@ -100,8 +100,12 @@ class RunContext:
 
     def search(self, queries: Sequence[Query], score: Score) -> list[Ranking]:
         rows = self.rows()
-        with self._timed("retrieval"):
-            return scan(score, queries, rows, self.keep)
+        with self._timed("retrieval") as step:
+
+            def tell(count: int) -> None:
+                step.not_finite += count
+
+            return scan(score, queries, rows, self.keep, tell)
 
     def rows(self, captions: bool = False) -> GalleryVectors:
         """The gallery's vectors; its captions', too, where they are wanted or were asked for."""

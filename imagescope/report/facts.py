@@ -66,6 +66,7 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
         "τ, K, α": ", ".join(str(config[k]) for k in ("tau", "top_k", "alpha") if k in config),
         "Models": config.get("models_name"),
         "Prompts": prompts,
+        "Reading": None if config.get("reading") == "tolerant" else config.get("reading"),
         "Commit": manifest.get("git"),
         "Started": _moment(manifest.get("started")),
         "Took": duration(manifest["seconds"]) if _is_number(manifest.get("seconds")) else None,

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from imagescope.gallery.database import ImageDB
 from imagescope.methods.base import Method, check_queries, open_method
 from imagescope.methods.context import RunContext
 from imagescope.methods.prompts import Prompts, load_prompts
-from imagescope.records import Ranking, Trace
+from imagescope.records import Ranking, Trace, plain
 from imagescope.runs.folder import RunFolder
 from imagescope.runs.preflight import Preflight
 from imagescope.runs.result import HIDDEN, Result, details, log_summary
@@ -71,7 +71,7 @@ def run(config: RunConfig) -> Result:
     folder, steps = RunFolder(config), dict[str, Step]()
 
     def close(status: str) -> None:
-        counts = {name: asdict(step) for name, step in steps.items()}
+        counts = {name: plain(step) for name, step in steps.items()}
         folder.close(status, steps=counts, warnings=warnings(steps))
 
     try:

@@ -114,6 +114,8 @@ class _PlannedRole(Role):
 class ReadOnly(Cache):
     """A cache in which nothing is kept."""
 
+    keeps = False
+
     def insert(self, table: str, rows: Sequence[Any], conflict: str = "REPLACE") -> None: ...
 
 

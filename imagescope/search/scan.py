@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,13 +30,19 @@ LAST = float(np.finfo(np.float32).min)  # instead of a score that is not a finit
 TURN = threading.Lock()
 
 
-def scan(score: Score, queries: Sequence[Query], images: Images, keep: int) -> list[Ranking]:
+def scan(
+    score: Score,
+    queries: Sequence[Query],
+    images: Images,
+    keep: int,
+    tell: Callable[[int], None] = lambda count: None,
+) -> list[Ranking]:
     """The `keep` best images of every query, and the exact rank of each of its targets.
 
     The pool of a query is the readable images, cut to its candidates, less its exclusions. Equal
     scores keep the images' order. A target outside the pool has no rank. Scores that are not finite
-    stand last, as float32's lowest number, and are warned of. Raises ValueError where the score is
-    not one of these queries and images.
+    stand last, as float32's lowest number; they are warned of, and `tell` gets their count. Raises
+    ValueError where the score is not one of these queries and images.
     """
     if not queries:
         return []
@@ -46,6 +52,9 @@ def scan(score: Score, queries: Sequence[Query], images: Images, keep: int) -> l
         # products differently, the pass has met the scores that count: ranks are taken by them.
         if not passing.run(threads):
             passing.run(threads)
+        if passing.odd:
+            log.warning("%d scores are not finite numbers: those images stand last", passing.odd)
+            tell(passing.odd)
         return passing.rankings()
 
 
@@ -91,19 +100,17 @@ class _Pass:
         self._floor = self._goals.new_full((count,), -torch.inf)
         self._above = torch.zeros_like(self._places)
         self._best: list[tuple[Tensor, Tensor, Tensor]] = []
-        goals, waiting, odd = torch.full_like(self._goals, torch.inf), 0, 0
+        goals, waiting, self.odd = torch.full_like(self._goals, torch.inf), 0, 0
         for seen in self._blocks(threads):
             self._above += seen.above
             lines, columns, scores = seen.targets
             goals[lines, columns] = scores
-            odd += seen.odd
+            self.odd += seen.odd
             self._best.append(seen.hits)
             waiting += len(seen.hits[0])
             if waiting >= count * self._keep:
                 self._raise_floor()
                 waiting = 0
-        if odd:
-            log.warning("%d scores are not finite numbers: those images stand last", odd)
         agree = torch.equal(goals, self._goals)
         self._goals = goals
         return agree

@@ -46,13 +46,15 @@ class Cache:
     """One SQLite file; see the module. Raises UserError for a file that is damaged, foreign, or
     of a newer version. May be used from several threads and processes."""
 
+    keeps = True  # anything new, or an older version's file brought up to date
+
     def __init__(self, path: Path, record: bool = True):
         self.path = path
         self.used = Used()
         self.only: set[str] | None = None  # ids of the identities that `replayed` may find
         self.failed: Mapping[str, Response] = {}  # answers that count as held, though errors
         self._record, self._warned = record, False
-        self._connection, self.writable = open_file(path)
+        self._connection, self.writable = open_file(path, self.keeps)
         self._lock = threading.RLock()
         self.bundle = self._kind() == "bundle"
 
@@ -121,9 +123,12 @@ class Cache:
         responses, odd = {}, 0
         for key, _, _, text, _ in self.table("responses", "key" + AMONG, among=keys):
             try:
-                responses[key] = read_response(text)
+                response = read_response(text)
             except ValueError:
                 odd += 1
+            else:  # (0.1.0 kept answers without text; what a bundle replays is as it was)
+                if response.text.strip() or self.bundle:
+                    responses[key] = response
         self._miss(odd, "responses")
         if self._record:
             self.used.responses.update(responses)

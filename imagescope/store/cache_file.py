@@ -82,9 +82,10 @@ def without_address(value: Mapping[str, Any]) -> dict[str, Any]:
     return {name: part for name, part in value.items() if name != "base_url"}
 
 
-def open_file(path: Path) -> tuple[sqlite3.Connection, bool]:
+def open_file(path: Path, keeps: bool = True) -> tuple[sqlite3.Connection, bool]:
     """Opens the file, or makes it: (connection, whether it may be written). Raises UserError for
-    one that is damaged, foreign, or of a newer version."""
+    one that is damaged, foreign, or of a newer version. keeps: whether anything is to be written
+    into one that is there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size:
@@ -99,13 +100,15 @@ def open_file(path: Path) -> tuple[sqlite3.Connection, bool]:
             # (empty, too, is the file that another run is just about to fill)
             if not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
                 _create(connection)
-            return _checked(connection, path)
+            return _checked(connection, path, keeps)
         except BaseException:
             connection.close()
             raise
 
 
-def _checked(connection: sqlite3.Connection, path: Path) -> tuple[sqlite3.Connection, bool]:
+def _checked(
+    connection: sqlite3.Connection, path: Path, keeps: bool
+) -> tuple[sqlite3.Connection, bool]:
     connection.execute("BEGIN")  # as of one moment: another may be bringing it up to date
     application, version = (_pragma(connection, n) for n in ("application_id", "user_version"))
     if application != APPLICATION:
@@ -129,6 +132,7 @@ def _checked(connection: sqlite3.Connection, path: Path) -> tuple[sqlite3.Connec
     writable = kinds == [("cache",)] and os.access(path, os.W_OK) and _writable(path.parent)
     if not writable and (answer := _pragma(connection, "quick_check(1)")) != "ok":
         raise damaged(path, str(answer))
+    writable = writable and keeps
     if version < VERSION:
         if not writable:
             connection = _copy(connection)

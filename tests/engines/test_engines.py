@@ -336,6 +336,15 @@ def test_an_unknown_dtype() -> None:
         collect(Transformers(configured("reasoner", dtype="float23")), [Request("a")])
 
 
+def test_a_schema_that_transformers_passes_over_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = Transformers(configured("reasoner"))
+    for _ in range(2):
+        collect(engine, [Request("a", (), 1, schema="{}")])
+    assert ["schema: true" in record.message for record in caplog.records] == [True]
+
+
 def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

@@ -210,3 +210,4 @@ def test_when_no_answer_is_understood_a_warning_says_so(caplog: pytest.LogCaptur
     assert "verification: not one of 9 answers could be understood" in warning("verification", step)
     check("verification", step, 0.0)  # the rules for answers not understood apply: no error
     assert warning("verification", Step()) == ""
+    assert warning("retrieval", Step(not_finite=3)).startswith("retrieval: 3 scores are no finite")

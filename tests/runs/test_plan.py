@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ from imagescope.errors import UserError
 from imagescope.runs import pipeline, plan, plan_context
 from imagescope.runs.folder import machine
 from imagescope.runs.plan_context import Forecast
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def settings(root: Path, **more: Any) -> RunConfig:
@@ -72,6 +77,21 @@ def test_other_runs_fill_in_what_the_same_dataset_lacks(tmp_path: Path) -> None:
     path = next(config.runs.glob("CIRR/*/*/manifest.json"))
     path.write_text(path.read_text().replace('"asked": 10', '"asked": 0'))
     assert remembered(config) == 1
+
+
+def test_the_plan_leaves_an_older_cache_as_it_is(tmp_path: Path) -> None:
+    """It is looked up in a copy that is brought up to date."""
+    kept = tmp_path / "cache.sqlite"
+    shutil.copy(GOLDEN / "cirr" / "bundle.sqlite", kept)
+    with closing(sqlite3.connect(kept)) as db, db:
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        db.execute("UPDATE meta SET value = 'cache'")
+        count = db.execute("SELECT COUNT(*) FROM responses").fetchone()[0]
+    before = kept.read_bytes()
+    with plan.ReadOnly.open(kept) as cache:
+        assert len(cache.table("responses")) == count > 0
+        cache.insert("files", [("a", 1, 1, "b")])
+    assert kept.read_bytes() == before and list(tmp_path.iterdir()) == [kept]
 
 
 def test_the_plan_opens_engines_as_the_run_would(

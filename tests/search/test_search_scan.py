@@ -190,7 +190,9 @@ def test_odd_scores_are_counted_where_they_would_be_ranked(caplog):
     matrix[1], matrix[2, 0], matrix[3, 1] = np.nan, np.inf, -np.inf
     vectors = gallery(n=4, unread=0)
     queries = [Query("a", "x"), Query("b", "x", exclude=("n3",))]
-    first, second = scan(Dense(matrix), queries, vectors, keep=4)
+    counts: list[int] = []
+    first, second = scan(Dense(matrix), queries, vectors, 4, counts.append)
+    assert counts == [3]
     assert first.names == ("n0", "n3", "n1", "n2") and first.scores == (0, 0, LAST, LAST)
     assert second.names == ("n0", "n2", "n1") and (first.pool, second.pool) == (4, 3)
     assert [r.message for r in caplog.records] == [

@@ -444,6 +444,21 @@ def test_a_response_of_the_wrong_shape_is_asked_again_and_replaced(
     assert "1 responses are damaged" in caplog.text
 
 
+def test_an_answer_without_text_of_an_older_version_is_asked_again(
+    cache: Cache, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Counting()
+    collect(Cached(engine, cache), [Request("a")])
+    ((*start, _, created),) = cache.table("responses")
+    cache.insert("responses", [(*start, '{"text": " "}', created)])
+    assert [r.text for r in collect(Cached(engine, cache), [Request("a")])] == ["said a"]
+    assert len(engine.asked) == 2 and not caplog.records
+    cache.insert("responses", [(*start, '{"text": " "}', created)])
+    cache.seal()
+    with Cache.open(cache.path) as bundle:  # replays what was
+        assert bundle.responses([start[0]])[start[0]].text == " "
+
+
 def test_a_row_of_other_types_is_not_there(cache: Cache) -> None:
     cache.put([Entry("k", "i", {}, Response("fine"))])
     fine = ("k", "i", "{}", '{"text": "fine"}', 0.0)
