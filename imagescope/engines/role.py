@@ -22,7 +22,7 @@ class Step(Counts):
     """What one step of a run cost. seconds: in all.  errors: requests that the model left without
     an answer, each counted once (an unreadable image is not the model's error).  refused: those
     among them that the model or its endpoint refused.  unread: answers that were given but not
-    understood.  reasons: the first errors' texts.  not_finite: scores that are no finite numbers."""
+    understood.  reasons: the first errors' texts.  not_finite: scores that are no numbers."""
 
     seconds: float = 0.0
     errors: int = 0

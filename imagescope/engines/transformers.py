@@ -56,8 +56,7 @@ class Transformers(EngineClass):
         if not self._told and any(request.schema for request in requests):
             self._told = True
             log.warning(
-                "%s: `schema: true` needs the engine vllm or openai; transformers leaves its answers "
-                "free",
+                "%s: `schema: true` needs the engine vllm or openai: it is passed over here",
                 self.config.model,
             )
         texts = {i: self._text(request) for i, request in enumerate(requests)}
