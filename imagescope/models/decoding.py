@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
@@ -144,17 +145,21 @@ _memory = _Memory()
 
 class _Limit:
     """Pillow's own limit, a global of half our size, is ours while any thread decodes here and
-    as it was before when none does."""
+    as it was before when none does. Meanwhile its warning, which says what we say, is not shown."""
 
     def __init__(self) -> None:
         self._lock, self._threads = threading.Lock(), 0
         self._before: int | None = None
+        self._hushed = warnings.catch_warnings()
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         with self._lock:
             if not self._threads:
                 self._before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
+                self._hushed = warnings.catch_warnings()
+                self._hushed.__enter__()
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             self._threads += 1
         try:
             yield
@@ -162,6 +167,7 @@ class _Limit:
             with self._lock:
                 self._threads -= 1
                 if not self._threads:
+                    self._hushed.__exit__(None, None, None)
                     Image.MAX_IMAGE_PIXELS = self._before
 
 

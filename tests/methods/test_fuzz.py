@@ -9,13 +9,18 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from random import Random
+from threading import Lock
 
 import pytest
+from fakes import Endpoint, Handler
 from test_stages import FILES, PROMPTS, role
 
+from imagescope.cli.app import main
+from imagescope.config import ROLES
 from imagescope.engines.base import Request, Response
-from imagescope.engines.text import harmless, received
+from imagescope.engines.text import SILENT, harmless, received
 from imagescope.methods.evaluation import evaluate
 from imagescope.methods.parsing import (
     accepts,
@@ -27,6 +32,7 @@ from imagescope.methods.parsing import (
 from imagescope.methods.synthesis import ask_questions, synthesise
 from imagescope.methods.verification import verify
 from imagescope.records import Query, Question, Ranking, Synthesis
+from imagescope.runs.folder import read_traces
 
 OUTPUTS = 20_000
 SLOW = 0.1  # seconds of processor time that no text may cost a reader
@@ -154,3 +160,50 @@ def test_a_run_on_hostile_answers_loses_nothing() -> None:
 
 def with_question(synthesis: Synthesis) -> Synthesis:
     return replace(synthesis, questions=(Question("Is it?", True),))
+
+
+@pytest.mark.slow
+def test_a_run_of_the_command_line_on_hostile_answers(tmp_path: Path, tiny_data: Path) -> None:
+    """Every language role is an endpoint that says anything."""
+    rng, lock = Random(3), Lock()
+
+    def anything(handler: Handler) -> None:
+        with lock:
+            text = hostile(rng)[:4000]
+        handler.answer(**({} if len(text) % 4 == 0 else {"content": text}))
+
+    with Endpoint(anything) as fake:
+        role = {"model": "m", "engine": "openai", "base_url": fake.url}
+        encoder = {"model": str(tiny_data / "models" / "encoder")}
+        models = tmp_path / "models.json"
+        models.write_text(
+            json.dumps({**dict.fromkeys(ROLES, role), "encoder": encoder, "prompts": "tiny"})
+        )
+        places = ("runs", "image-db", "cache")
+        line = ["run", "CIRR", "--split", "val", "--quiet", "--data-root", str(tiny_data)]
+        line += ["--limit", "200", "--top-k", "6", "--fail-on-error", "1", "--models", str(models)]
+        for place in places:
+            line += [f"--{place}", str(tmp_path / place)]
+        assert main(line) == 0
+    (folder,) = (tmp_path / "runs").glob("CIRR/default/*")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    steps, traces = manifest["steps"], read_traces(folder)
+    assert manifest["status"].startswith("finished") and len(traces) == 200
+    assert (folder / "index.html").is_file()
+    for name, hows in (
+        ("synthesis", [trace.synthesis.parse for trace in traces]),
+        ("questions", [trace.synthesis.questions_parse for trace in traces]),
+    ):
+        # (a request that two queries share is asked, and an error counted, once)
+        lost = [how for how in hows if not understood(how)]
+        silent = [how for how in lost if SILENT in how]
+        assert steps[name]["unread"] == len(lost) - len(silent) > 0
+        assert bool(silent) == bool(steps[name]["errors"]) and steps[name]["errors"] <= len(silent)
+    assert steps["verification"]["unread"] > 0
+    unread = sum(
+        j.unread for trace in traces if trace.evaluation for j in trace.evaluation.judgements
+    )
+    assert steps["evaluation"]["unread"] == unread > 0
+    for step in ("captions", "synthesis", "questions", "verification", "evaluation"):
+        counts = steps[step]
+        assert counts["wanted"] == counts["asked"] + counts["duplicates"] + counts["cached"]

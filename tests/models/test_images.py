@@ -127,6 +127,7 @@ def test_what_is_no_image_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UnreadableImage, match="directory"):
         load_picture(tmp_path)
     monkeypatch.setattr(decoding, "MAX_PIXELS", 64 * 64 - 1)
+    monkeypatch.setattr("warnings.showwarning", lambda *_: pytest.fail("Pillow warns, too"))
     with pytest.raises(UnreadableImage, match="too large"):
         load_picture(tmp_path / "whole.jpg")
 
