@@ -119,6 +119,7 @@ def models(manifest: Manifest) -> list[dict[str, str]]:
             {
                 "role": role,
                 "model": str(used.get("model") or chosen.get("model") or ""),
+                "family": manifest.encoder_family if role == "encoder" else "",
                 "engine": str(engine or chosen.get("engine") or chosen.get("library") or ""),
                 "dtype": str(used.get("dtype") or chosen.get("dtype") or ""),
                 "revision": str(revision)[:12],

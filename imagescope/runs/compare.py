@@ -51,12 +51,19 @@ class Run:
 
     label: str
     paths: list[Path]
-    manifests: list[dict[str, Any]]
+    manifests: list[Manifest]
     parts: list[Part]
 
     @property
     def config(self) -> dict[str, Any]:
-        return dict(self.manifests[0]["config"])
+        return self.manifests[0].config
+
+    @property
+    def encoder(self) -> str:
+        """Its checkpoint's name, and the family of its weights where that is known."""
+        manifest = self.manifests[0]
+        name = Path(str(manifest.part("config", "models", "encoder").get("model", ""))).name
+        return f"{name} ({manifest.encoder_family})" if manifest.encoder_family else name
 
     @property
     def benchmark(self) -> str:
@@ -101,11 +108,12 @@ class Line:
 
 @dataclass
 class Comparison:
-    """Runs of one benchmark, and what papers say of it. gains: run -> 'stage2 - stage1' ->
-    metric -> difference."""
+    """Runs of one benchmark, and what papers say of it. encoders: run -> its checkpoint's name and
+    family.  gains: run -> 'stage2 - stage1' -> metric -> difference."""
 
     title: str
     runs: dict[str, list[str]]
+    encoders: dict[str, str]
     lines: list[Line]
     gains: dict[str, dict[str, dict[str, Difference]]]
     notes: list[str]
@@ -201,7 +209,8 @@ def _compare(runs: Sequence[Run], seed: int, all_quoted: bool) -> Comparison:
     title = ", ".join((f"{runs[0].benchmark} {config.get('split')}", *runs[0].separate))
     where = {run.label: [str(path) for path in run.paths] for run in runs}
     published = quoted([m for run in runs for m in run.manifests], all_quoted)
-    return Comparison(title, where, lines, gains, notes, published)
+    encoders = {run.label: run.encoder for run in runs}
+    return Comparison(title, where, encoders, lines, gains, notes, published)
 
 
 def _paired(a: Values | None, b: Values | None, seed: int) -> Difference | None:
@@ -211,7 +220,8 @@ def _paired(a: Values | None, b: Values | None, seed: int) -> Difference | None:
 def show(found: Comparison, console: Console) -> None:
     """Prints a comparison: which run is which, the metrics, and what the stages brought."""
     for label, paths in found.runs.items():
-        console.print(f"{label}: {' '.join(paths)}", highlight=False, soft_wrap=True)
+        encoder = f", encoder {found.encoders[label]}" if found.encoders[label] else ""
+        console.print(f"{label}: {' '.join(paths)}{encoder}", highlight=False, soft_wrap=True)
     table = Table("stage", "metric", title=f"{found.title}, 95 % intervals")
     labels = list(found.runs)
     for label in labels:

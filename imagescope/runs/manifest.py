@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from imagescope.encoders.family import family
 from imagescope.errors import UserError
 from imagescope.files import parse_json
 
@@ -45,6 +46,12 @@ class Manifest(dict[str, Any]):
     def config(self) -> dict[str, Any]:
         """The run's configuration, with the defaults of its day."""
         return self.part("config")
+
+    @property
+    def encoder_family(self) -> str:
+        """The family of the encoder's weights, "" where unknown. Older runs have not written it."""
+        model = str(self.part("config", "models", "encoder").get("model", ""))
+        return str(self.get("encoder_family") or family(model) or "")
 
     @property
     def settings(self) -> dict[str, Any]:

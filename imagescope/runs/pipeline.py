@@ -15,6 +15,7 @@ from imagescope import benchmarks
 from imagescope.benchmarks import submissions
 from imagescope.benchmarks.base import Benchmark
 from imagescope.config import BENCHMARK_OPTIONS, RunConfig
+from imagescope.encoders.family import family
 from imagescope.engines.failures import count_fallbacks, warnings
 from imagescope.engines.role import Step
 from imagescope.errors import UserError
@@ -146,6 +147,7 @@ def _run(
         prompts=prompts.hashes(),
         models={name: role.engine.identity for name, role in models.roles.items()}
         | {"encoder": context.vectors.identity},
+        encoder_family=family(config.models.encoder.model),
         image_db=db.describe(),
         loads=models.loads(),
         fallbacks=fallbacks,

@@ -178,7 +178,7 @@ def test_quoted_figures_are_marked(tmp_path: Path, files: dict[str, Path]) -> No
         manifest["benchmark"] |= {"queries": asked, "gallery": 1000}
         (folder / "manifest.json").write_text(json.dumps(manifest))
         text = write_report(folder, files).read_text(encoding="utf-8")
-        assert ("81.10" in text) is quoted
+        assert ("81.10" in text) is quoted and "</code> (openclip/laion2b)</td>" in text
         assert ("Not measured here: quoted from" in text) is quoted
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from imagescope.cli.app import main
 from imagescope.errors import UserError
 from imagescope.records import STAGES, Query, Ranking, Synthesis, Trace
-from imagescope.runs.compare import Comparison, Line, compare
+from imagescope.runs.compare import Comparison, Line, compare, show
 from imagescope.runs.folder import to_json
 
 LAION = "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"
@@ -68,6 +69,20 @@ def test_two_runs_are_paired_query_by_query(tmp_path: Path) -> None:
     assert first and first.value == 0 and first.p == 1
     assert found.gains["A"]["stage3 - stage1"]["Recall@1"].value == 50
     assert not found.quoted
+
+
+def test_a_run_shows_its_encoder_and_the_family_of_its_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = make_run(tmp_path / "a", WORSE, encoder="laion/CLIP-ViT-L-14-laion2B-s32B-b82K")
+    b = make_run(tmp_path / "b", BETTER)
+    (comparison,) = compare([a, b])
+    assert comparison.encoders["A"] == "CLIP-ViT-L-14-laion2B-s32B-b82K (openclip/laion2b)"
+    assert comparison.encoders["B"] == "encoder"
+    show(comparison, Console(width=200))
+    assert f"A: {a}, encoder CLIP-ViT-L-14-laion2B-s32B-b82K (openclip/laion2b)" in (
+        capsys.readouterr().out
+    )
 
 
 def test_runs_over_other_queries_are_compared_where_they_meet(tmp_path: Path) -> None:
