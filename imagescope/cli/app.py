@@ -18,6 +18,7 @@ from typer.main import get_command
 
 from imagescope import __version__, progress
 from imagescope.cli import own as cli_own
+from imagescope.cli import registry as listings
 from imagescope.cli.cache import cache_app
 from imagescope.cli.data import compare, data_app, score, submission_app
 from imagescope.config import RunConfig, load_run, parse_options
@@ -218,6 +219,8 @@ def plan(config: RunConfig) -> None:
     print_plan(config, console)
 
 
+for listing in (listings.methods, listings.encoders, listings.engines, listings.benchmarks):
+    app.command()(listing)
 app.command("run")(_with_run_options(run))
 app.command("plan")(_with_run_options(plan))
 

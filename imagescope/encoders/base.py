@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -62,8 +62,12 @@ class Encoder:
 
     A library's class says what it takes, opens a checkpoint, and leaves the rest to this one.
     loads, load_seconds: as an engine's; seconds: of embedding, without loading.
+    summary, licence, package: for lists; the last must be installed.
     """
 
+    summary: ClassVar[str] = ""
+    licence: ClassVar[str] = ""
+    package: ClassVar[str] = ""
     takes: frozenset[Kind] = frozenset({"text", "image"})
     instructed = False  # whether a side's instruction is part of what it embeds
 

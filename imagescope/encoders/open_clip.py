@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 
 class OpenClipEncoder(Encoder):
+    summary = "CLIP and its kin, by open_clip's configuration"
+    licence = "MIT"
+    package = "open_clip"
+
     def open(self, folder: str) -> TwoTowers:
         return TwoTowers(folder, self.config)
 

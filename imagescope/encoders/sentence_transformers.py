@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 
 class SentenceTransformersEncoder(Encoder):
+    summary = "joint and multimodal encoders, with instructions"
+    licence = "Apache-2.0"
+    package = "sentence_transformers"
     takes = frozenset({"text", "image", "joint"})
     instructed = True
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 
 class TransformersEncoder(Encoder):
+    summary = "CLIP, SigLIP and other two-tower models of transformers"
+    licence = "Apache-2.0"
+    package = "transformers"
+
     def open(self, folder: str) -> TwoTowers:
         return TwoTowers(folder, self.config)
 

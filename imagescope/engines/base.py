@@ -36,12 +36,13 @@ class EngineClass:
     """What is known of an engine before one is opened, by a role's configuration: the classes of
     registry.ENGINES derive from this.
 
-    summary: for lists.  package: what must be installed for it.  remote: its model runs elsewhere:
-    no checkpoint is looked for, and no GPU or process taken for it.  own_process: it gives memory
-    back only when its process ends.
+    summary, licence: for lists.  package: what must be installed for it.  remote: its model runs
+    elsewhere: no checkpoint is looked for, and no GPU or process taken for it.  own_process: it
+    gives memory back only when its process ends.
     """
 
     summary: ClassVar[str] = ""
+    licence: ClassVar[str] = ""
     package: ClassVar[str] = ""
     remote: ClassVar[bool] = False
     own_process: ClassVar[bool] = False

@@ -65,6 +65,7 @@ class OpenAI(EngineClass):
     """
 
     summary = "any endpoint that speaks OpenAI's chat protocol"
+    licence = "the endpoint's terms"
     package = "httpx"
     remote = True
     loads, load_seconds = 0, 0.0

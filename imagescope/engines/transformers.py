@@ -33,6 +33,7 @@ class Transformers(EngineClass):
     """
 
     summary = "any checkpoint of transformers, on a CPU or one GPU, in batches"
+    licence = "Apache-2.0"
     package = "transformers"
 
     def __init__(self, config: ModelConfig):

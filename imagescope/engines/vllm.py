@@ -29,6 +29,7 @@ class VLLM(EngineClass):
     """See engines/base.py. On a GPU in the checkpoint's own dtype, on a CPU in float32."""
 
     summary = "many requests at once, on GPUs; on a CPU with AVX2, too"
+    licence = "Apache-2.0"
     package = "vllm"
     own_process = True
 

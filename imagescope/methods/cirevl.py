@@ -23,7 +23,11 @@ TOKENS = 700  # of an edit, at most: the release's
 
 
 class CIReVLOptions(Options):
-    cut_at_colon: bool = Field(False, description="end an edit at its second colon (release)")
+    cut_at_colon: bool = Field(
+        False,
+        description="end an edit at its second colon, as the release does",
+        json_schema_extra={"paper": True},
+    )
 
 
 class CIReVL(Method):
