@@ -18,10 +18,12 @@ import pytest
 from PIL import EpsImagePlugin, Image
 from synthetic_run import HOSTILE, TOP_K, draw_images, make_run
 
+from imagescope.benchmarks import spec
 from imagescope.engines.failures import warnings
 from imagescope.engines.role import Step
 from imagescope.errors import UserError
 from imagescope.models.decoding import thumbnail
+from imagescope.records import Estimate
 from imagescope.report import facts, queries, write_comparison, write_report
 from imagescope.report.movement import movement
 from imagescope.report.thumbnails import SIDE, write_thumbnails
@@ -185,6 +187,24 @@ def test_quoted_figures_are_marked(tmp_path: Path, files: dict[str, Path]) -> No
 def test_rounds_of_a_dialogue_become_one_metric() -> None:
     found = facts.scores({"stage1": {"Hits@10/0": 1, "Hits@10/1": 2, "BRI": 3}, "why": "x"})
     assert found == {"stage1": {"Hits@10": {"round 0": 1, "round 1": 2}, "BRI": 3}}
+
+
+def test_headlines_follow_the_benchmark() -> None:
+    def one(value: float) -> Estimate:
+        return Estimate(value, value, value)
+
+    found = facts.scores(
+        {
+            "stage1": {"BRI": one(2), "Hits@10/9": one(50), "Hits@10/10": one(60)},
+            "stage3": {"BRI": one(1), "Hits@10/9": one(50), "Hits@10/10": one(59)},
+        }
+    )
+    tiles = facts.headlines(found, spec("VisDial"))
+    assert [(t["name"], t["change"], t["better"]) for t in tiles] == [
+        ("Hits@10, round 10", -1, False),
+        ("BRI", -1, True),  # lower is better
+    ]
+    assert [t["name"] for t in facts.headlines(found)][:2] == ["BRI", "Hits@10, round 9"]
 
 
 def test_comparison_counts_who_finds_what(tmp_path: Path, files: dict[str, Path]) -> None:
