@@ -18,7 +18,6 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-STAGES = ("stage1", "stage2", "stage3")
 BLANK_IMAGE = "A blank image."  # the reference description where there is no reference image
 
 
@@ -184,19 +183,39 @@ class Evaluation:
     judgements: tuple[Judgement, ...]
 
 
-Finding = Synthesis | Verification | Evaluation  # what explains a ranking
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What a method has to say in words: rows of (label, text) under a title; a label may be ""."""
+
+    title: str
+    rows: tuple[tuple[str, str], ...]
+    stage: str = ""  # set by the run
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """What a method has to show: rows of (image name, note) under a title; a note may be ""."""
+
+    title: str
+    rows: tuple[tuple[str, str], ...]
+    stage: str = ""  # set by the run
+
+
+Finding = Synthesis | Verification | Evaluation | Texts | Images  # what explains a ranking
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Everything needed to explain one query's ranking. `rankings` has a key per stage that ran;
-    a stage that does not apply to a query repeats the ranking before it."""
+    """Everything needed to explain one query's ranking. `rankings` has a key per stage that ran,
+    in order; a stage that does not apply to a query repeats the ranking before it."""
 
     query: Query
     synthesis: Synthesis
     rankings: Mapping[str, Ranking]
     verification: Verification | None = None
     evaluation: Evaluation | None = None
+    texts: tuple[Texts, ...] = added(())
+    images: tuple[Images, ...] = added(())
 
 
 @dataclass(frozen=True, slots=True)

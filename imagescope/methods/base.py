@@ -29,16 +29,19 @@ Label = Literal["faithful", "from paper, settings ours", "reconstruction", "cont
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage of a method; this declaration is the only place that names it.
+    """A stage of a method; this declaration is the only place that names it. A run's manifest
+    holds it for all who read the run.
 
     id: its key in metrics.json and traces.  title: for tables and pages.  action: the last word of
-    its submission file's name.  steps: the labels of what it does, in order.
+    its submission file's name.  steps: the labels of what it does, in order.  findings: the kinds
+    that explain its ranking (fields of records.Trace); Texts and Images need not be named.
     """
 
     id: str
     title: str
     action: str
     steps: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Outcome:
     """What a stage came to, query by query, in the order of the queries.
 
     findings: kind -> what explains the ranking, None where there is nothing to say of a query.
+    Texts and Images may have any key.
     score: what the gallery was ranked by, so that another method can stand on it (None: by the
     ranking before).
     """
@@ -138,6 +142,29 @@ def open_method(config: RunConfig) -> Method:
         return kind(kind.Options.model_validate(config.options))
     except ValidationError as error:
         raise explain(error, f"method {config.method}") from None
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a run's manifest says of its method."""
+
+    name: str
+    label: str
+    options: dict[str, Any]
+    stages: tuple[Stage, ...]
+
+
+def describe(method: Method) -> Description:
+    options = method.options.model_dump(mode="json")
+    return Description(method.name, method.label, options, method.stages)
+
+
+def stage_numbers(stages: Sequence[Stage]) -> dict[str, int]:
+    """Step -> the number of its stage, from 1. The image database's steps are of no stage."""
+    numbers: dict[str, int] = {}
+    for number, stage in enumerate(stages, 1):
+        numbers |= {step: number for step in stage.steps if step not in numbers}
+    return numbers
 
 
 def check_queries(method: Method, queries: Sequence[Query], benchmark: str) -> None:

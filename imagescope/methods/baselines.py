@@ -20,7 +20,7 @@ class TextOnly(Method):
 
     name = "text-only"
     summary = "the instruction's vector alone"
-    stages = (Stage("stage1", "Retrieval", "retrieve", ("retrieval",)),)
+    stages = (Stage("stage1", "Retrieval", "retrieve", ("retrieval",), ("synthesis",)),)
     image_weight = 0.0
 
     def run(self, queries: Sequence[Query], context: Context) -> Iterator[Outcome]:

@@ -38,7 +38,15 @@ class CIReVL(Method):
     paper = "arXiv 2310.09291"
     label = "faithful"
     Options = CIReVLOptions
-    stages = (Stage("stage1", "Caption edit and retrieval", "retrieve", ("edit", "retrieval")),)
+    stages = (
+        Stage(
+            "stage1",
+            "Caption edit and retrieval",
+            "retrieve",
+            ("edit", "retrieval"),
+            ("synthesis",),
+        ),
+    )
     roles = ("captioner", "reasoner")
     prompts = {
         "caption": CAPTION,

@@ -61,9 +61,15 @@ class ImageScope(Method):
     label = "faithful"
     Options = ImageScopeOptions
     stages = (
-        Stage("stage1", "Semantic synthesis", "retrieve", ("synthesis", "retrieval")),
-        Stage("stage2", "Predicate verification", "rerank", ("questions", "verification")),
-        Stage("stage3", "Pairwise evaluation", "eval", ("evaluation",)),
+        Stage(
+            "stage1", "Semantic synthesis", "retrieve", ("synthesis", "retrieval"), ("synthesis",)
+        ),
+        Stage(
+            *("stage2", "Predicate verification", "rerank"),
+            ("questions", "verification"),
+            ("verification",),
+        ),
+        Stage("stage3", "Pairwise evaluation", "eval", ("evaluation",), ("evaluation",)),
     )
     roles = ("captioner", "reasoner", "verifier", "evaluator")
     prompts = KINDS

@@ -17,10 +17,10 @@ from jinja2 import Environment, PackageLoader
 from imagescope.benchmarks.published import own_figures
 from imagescope.errors import UserError
 from imagescope.files import write_text
-from imagescope.records import STAGES
 from imagescope.report import charts, facts, queries
+from imagescope.report.findings import Images
 from imagescope.report.movement import movements
-from imagescope.report.queries import Images, Ranks
+from imagescope.report.queries import Ranks
 from imagescope.report.thumbnails import write_thumbnails
 from imagescope.runs.folder import iter_traces, read_metrics
 from imagescope.runs.manifest import Manifest, running
@@ -38,9 +38,11 @@ def write_report(run_dir: Path, files: Mapping[str, Path] | None = None) -> Path
     """
     run_dir = Path(run_dir)
     manifest = Manifest.read(run_dir, lenient=True)
-    metrics = read_scores(run_dir)
+    ran = manifest.method
+    labels = {stage.id: f"Stage {number}" for number, stage in enumerate(ran.stages, 1)}
+    metrics = {labels.get(stage, stage): m for stage, m in read_scores(run_dir).items()}
     files = image_files(manifest) if files is None else files
-    reach = int(manifest.settings.get("top_k") or 20)
+    reach = _whole(ran.options.get("top_k"))  # how far later stages reorder
     stages: Sequence[str] = ()
     rows: list[Any] = []
     ranks: list[Ranks] = []
@@ -49,15 +51,15 @@ def write_report(run_dir: Path, files: Mapping[str, Path] | None = None) -> Path
     def details() -> Iterator[Any]:
         nonlocal stages
         for trace in iter_traces(run_dir):
-            stages = stages or [s for s in STAGES if s in trace.rankings]
+            stages = stages or list(trace.rankings)
             ranks.append(queries.ranks(trace, stages))
             rows.append(queries.row(trace.query, ranks[-1], queries.flags(trace), images))
-            yield queries.detail(trace, images)
+            yield queries.detail(trace, ran.stages, images)
 
     with data_folder(run_dir) as folder:
         missing = queries.write_data(
             folder,
-            {"mode": "run", "reach": reach},
+            {"mode": "run", "reach": reach, "stages": [[s.title for s in ran.stages]]},
             rows,
             details(),
             images,
@@ -65,7 +67,7 @@ def write_report(run_dir: Path, files: Mapping[str, Path] | None = None) -> Path
         )
     if missing:
         log.info("report: %d of %d images have no thumbnail", len(missing), len(images.names))
-    labels = [f"Stage {s[-1]}" for s in stages]
+    names = [labels.get(stage, stage) for stage in stages]
     first, last = [r[0] for r in ranks], [r[-1] for r in ranks]
     known = any(r is not None for r in first)
     spec = facts.spec_of(manifest)
@@ -86,18 +88,17 @@ def write_report(run_dir: Path, files: Mapping[str, Path] | None = None) -> Path
         "dialogues": len({r[0] for r in rows}) if any(r[1] for r in rows) else 0,
         "pool": _pool(manifest),
         "hidden": not known,
-        "stages": labels,
-        "stage_names": dict(zip(STAGES, queries.NAMES, strict=True)),
+        "stages": names,
         "headlines": facts.headlines(metrics, spec),
         "metrics": facts.metric_table(metrics),
         "groups": facts.metric_groups(metrics, spec),
-        "metric_stages": [f"Stage {s[-1]}" for s in metrics],
+        "metric_stages": list(metrics),
         "quoted": quoted,
         "stage_charts": charts.stage_charts(metrics, quoted["figures"]),
         "round_charts": charts.round_charts(metrics),
-        "movements": movements(ranks, labels),
-        "movement_chart": charts.movement_chart(first, last, reach, (labels[0], labels[-1]))
-        if known and len(labels) > 1
+        "movements": movements(ranks, names),
+        "movement_chart": charts.movement_chart(first, last, reach, (names[0], names[-1]))
+        if known and len(names) > 1
         else "",
         "reach": reach,
         "manifest": json.dumps(manifest, indent=1, ensure_ascii=False),
@@ -131,7 +132,8 @@ def data_folder(parent: Path) -> Iterator[Path]:
         raise UserError(f"cannot write a report into {parent}: {error.strerror}") from None
     try:
         yield made
-        shutil.copy(HERE / "page.js", made / "page.js")
+        for script in HERE.glob("*.js"):
+            shutil.copy(script, made / script.name)
         made.chmod(0o755)
         old = parent / DATA
         if old.exists():
@@ -172,10 +174,13 @@ def image_files(manifest: Manifest) -> Mapping[str, Path]:
     return {}
 
 
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
 def _title(manifest: Manifest, run_dir: Path) -> str:
     return str(manifest.config.get("dataset") or run_dir.resolve().name)
 
 
 def _pool(manifest: Manifest) -> int | None:
-    images = manifest.part("benchmark").get("gallery")
-    return images if isinstance(images, int) else None
+    return _whole(manifest.part("benchmark").get("gallery")) or None

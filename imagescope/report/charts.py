@@ -60,7 +60,7 @@ STYLE: Any = {  # matplotlib types its keys one by one
     "xtick.minor.size": 0,
     "ytick.minor.size": 0,
 }
-Scores = Mapping[str, Mapping[str, Any]]  # stage -> metric -> Estimate, or label -> Estimate
+Scores = Mapping[str, Mapping[str, Any]]  # stage -> metric -> Estimate, or part -> Estimate
 
 
 def _svg(figure: Figure, name: str) -> str:
@@ -143,7 +143,7 @@ def _stage_chart(
     axes.set_xlim(-0.25, right + 0.75)
     for place, (value, name) in zip(_apart(ends, (top - low) * 0.075), ends, strict=True):
         axes.text(right + 0.22, place, f"{name}  {value:.1f}", va="center", fontsize=9.5)
-    axes.set_xticks(range(len(stages)), [f"Stage {s[-1]}" for s in stages])
+    axes.set_xticks(range(len(stages)), stages)
     axes.yaxis.set_major_formatter("{x:.0f} %")
     return _svg(figure, ident)
 
@@ -198,7 +198,7 @@ def _round_chart(scores: Scores, name: str, labels: Sequence[str], ident: str) -
                           color=colour, alpha=0.13, linewidth=0)  # fmt: skip
         axes.plot(x, [e.value for _, e in points], "o-", color=colour, linewidth=1.8, markersize=5,
                   markeredgecolor=PAPER, markeredgewidth=1)  # fmt: skip
-        ends.append((points[-1][1].value, f"Stage {stage[-1]}"))
+        ends.append((points[-1][1].value, stage))
     low, top = axes.get_ylim()
     span = max(places) - min(places) or 1
     axes.set_xlim(min(places) - 0.03 * span, max(places) + 0.34 * span)
@@ -215,7 +215,7 @@ def movement_chart(
 ) -> str:
     """Target ranks before and after on logarithmic axes; a dot's area is its number of queries.
 
-    reach: the ranks that later stages can reorder (the run's top_k), a dashed line.
+    reach: the ranks that later stages can reorder (the run's top_k; 0: all), a dashed line.
     """
     import matplotlib
 
@@ -241,7 +241,7 @@ def movement_chart(
                 zorder=3,
             )
         axes.plot([0.75, last], [0.75, last], color=MUTED, linewidth=0.8, zorder=1)
-        if reach < last:
+        if 0 < reach < last:
             axes.axvline(reach + 0.5, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)), zorder=1)
             axes.text(
                 reach * 0.94, last * 0.82, f"top {reach}", color=MUTED, fontsize=8.5, ha="right"

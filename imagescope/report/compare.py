@@ -11,7 +11,7 @@ import numpy as np
 from imagescope.benchmarks.metrics import Difference, paired
 from imagescope.errors import UserError
 from imagescope.files import write_text
-from imagescope.records import STAGES, Query, Trace
+from imagescope.records import Query, Trace
 from imagescope.report import facts, queries
 from imagescope.report.build import (
     data_folder,
@@ -19,7 +19,8 @@ from imagescope.report.build import (
     read_scores,
     render,
 )
-from imagescope.report.queries import Images, Ranks
+from imagescope.report.findings import Images
+from imagescope.report.queries import Ranks
 from imagescope.report.thumbnails import write_thumbnails
 from imagescope.runs.folder import iter_traces
 from imagescope.runs.manifest import Manifest
@@ -36,6 +37,7 @@ def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
     a, b = Path(a), Path(b)
     out = Path(out) if out else a / f"compare-{b.resolve().name}"
     manifests = [Manifest.read(run, lenient=True) for run in (a, b)]
+    stages = [manifest.method.stages for manifest in manifests]
     other = {_key(t.query): t for t in iter_traces(b)}
     rows: list[Any] = []
     ranks: list[Ranks] = []
@@ -49,7 +51,8 @@ def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
                 ranks.append(both)
                 mark = queries.flags(trace) | queries.flags(twin)
                 rows.append(queries.row(trace.query, both, mark, images))
-                yield [queries.detail(t, images) for t in (trace, twin)]
+                pairs = zip((trace, twin), stages, strict=True)
+                yield [queries.detail(t, own, images) for t, own in pairs]
 
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -59,7 +62,14 @@ def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
     with data_folder(out) as folder:
         queries.write_data(
             folder,
-            {"mode": "compare", "columns": ["A", "B"], "runs": names, "top": 10, "reach": 0},
+            {
+                "mode": "compare",
+                "columns": ["A", "B"],
+                "runs": names,
+                "top": 10,
+                "reach": 0,
+                "stages": [[stage.title for stage in own] for own in stages],
+            },
             rows,
             details(),
             images,
@@ -90,7 +100,7 @@ def _key(query: Query) -> tuple[str, int, str]:
 
 
 def _last(trace: Trace) -> int | None:
-    return queries.ranks(trace, [s for s in STAGES if s in trace.rankings])[-1]
+    return queries.ranks(trace, list(trace.rankings)[-1:])[0]
 
 
 def _name(run: Path, manifest: Manifest) -> str:

@@ -12,19 +12,15 @@ from typing import Any
 from imagescope import benchmarks
 from imagescope.benchmarks import Spec
 from imagescope.errors import UserError
-from imagescope.records import STAGES, Estimate
+from imagescope.methods.base import stage_numbers
+from imagescope.records import Estimate
 from imagescope.report.charts import Scores
 from imagescope.runs.manifest import Manifest
 
 ROLES = ("captioner", "reasoner", "encoder", "verifier", "evaluator")
-STEPS = {  # step -> (stage it belongs to, 0: the image database; name)
-    "captions": (0, "Captions of the gallery"),
-    "embedding": (0, "Embeddings of the gallery"),
-    "synthesis": (1, "Edits and descriptions"),
-    "retrieval": (1, "Retrieval"),
-    "questions": (2, "Questions"),
-    "verification": (2, "Verification"),
-    "evaluation": (3, "Evaluation"),
+DATABASE = {  # steps of no stage
+    "captions": "Captions of the gallery",
+    "embedding": "Embeddings of the gallery",
 }
 COMPLETE = {"complete": "Over the queries that lack no image"}
 Table = Mapping[str, Any]
@@ -33,7 +29,7 @@ Table = Mapping[str, Any]
 def scores(metrics: Table) -> dict[str, dict[str, Any]]:
     """metrics.json without what is no stage (the reason why there are none); a metric per round of
     a dialogue, as Hits@10/3, becomes a part of its metric, as {"Hits@10": {"round 3": ...}}."""
-    return {s: _by_round(metrics[s]) for s in STAGES if isinstance(metrics.get(s), Mapping)}
+    return {s: _by_round(found) for s, found in metrics.items() if isinstance(found, Mapping)}
 
 
 def _by_round(metrics: Table) -> dict[str, Any]:
@@ -57,15 +53,13 @@ def duration(seconds: float) -> str:
 
 def facts(manifest: Manifest) -> list[tuple[str, str]]:
     """What ran, as (label, value) pairs."""
-    config = manifest.settings
-    prompts = config.get("prompts")
-    stages = config.get("stages") or ()
+    config, ran = manifest.config, manifest.method
     found: dict[str, Any] = {
+        "Method": f"{ran.name} ({ran.label})",
+        "Settings": ", ".join(f"{k} {_plain(v)}" for k, v in ran.options.items()),
         "Protocol": config.get("protocol"),
-        "Stages": " · ".join(map(str, stages)),
-        "τ, K, α": ", ".join(str(config[k]) for k in ("tau", "top_k", "alpha") if k in config),
         "Models": config.get("models_name"),
-        "Prompts": prompts,
+        "Prompts": config.get("prompts"),
         "Reading": None if config.get("reading") == "tolerant" else config.get("reading"),
         "Commit": manifest.get("git"),
         "Started": _moment(manifest.get("started")),
@@ -92,6 +86,10 @@ def _options(manifest: Manifest) -> Iterator[str]:
     for name, value in options.items():
         if value is True:
             yield name.replace("_", " ")
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _moment(text: Any) -> str | None:
@@ -129,14 +127,17 @@ def models(manifest: Manifest) -> list[dict[str, str]]:
 
 
 def steps(manifest: Manifest) -> list[dict[str, Any]]:
-    """One row per step that cost something, in the pipeline's order; `share` of all seconds."""
+    """One row per step that cost something, by its stage's number; `share` of all seconds."""
+    numbers = stage_numbers(manifest.method.stages)
     rows = []
-    for name, (stage, label) in STEPS.items():
-        cost = manifest.part("steps", name)
-        if cost:
-            rows.append({"stage": stage, "label": label, **cost})
+    for name in manifest.part("steps"):
+        if cost := manifest.part("steps", name):
+            label = DATABASE.get(name, str(name).capitalize())
+            rows.append({"stage": numbers.get(name, 0), "label": label, **cost})
+    rows.sort(key=lambda row: row["stage"])
     whole = sum(row.get("seconds") or 0 for row in rows) or 1.0
     for row in rows:
+        row["colour"] = (row["stage"] - 1) % 3 + 1 if row["stage"] else 0
         row["share"] = (row.get("seconds") or 0) / whole
         row["time"] = duration(row.get("seconds") or 0)
     return rows

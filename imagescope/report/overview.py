@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from imagescope import benchmarks
 from imagescope.errors import UserError
-from imagescope.records import STAGES, Estimate
+from imagescope.records import Estimate
 from imagescope.runs.folder import read_metrics
 from imagescope.runs.manifest import Manifest
 
@@ -37,24 +37,29 @@ def newest(runs: Path, name: str = "default") -> list[Path]:
 def print_overview(folders: Sequence[Path], console: Console) -> None:
     """A row a run: its main metric by stage, in percent with 95 % intervals; 'hidden' where the
     targets are."""
-    name, metric = Column("benchmark", no_wrap=True), Column("metric", min_width=10)
-    table = Table(name, "split", "queries", metric, *STAGES, show_edge=False)
+    rows = []
     for folder in folders:
         try:
-            table.add_row(*_row(folder))
+            rows.append(_row(folder))
         except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             log.warning("%s is left out: not a finished run's folder (%s)", folder, error)
-    if not table.row_count:
+    if not rows:
         raise UserError("no finished run among these folders")
+    name, metric = Column("benchmark", no_wrap=True), Column("metric", min_width=10)
+    stages = [f"stage {i}" for i in range(1, max(map(len, rows)) - 4)]
+    table = Table(name, "split", "method", "queries", metric, *stages, show_edge=False)
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
 
 
 def _row(folder: Path) -> list[str]:
     manifest, metrics = Manifest.read(folder), read_metrics(folder)
     dataset = manifest.config["dataset"]
+    stages = [scores for scores in metrics.values() if isinstance(scores, dict)]
     names = benchmarks.spec(dataset).headline
-    main = next((name for name in names if name in metrics.get("stage1", {})), "hidden")
-    values = [metrics.get(stage, {}).get(main) for stage in STAGES]
+    main = next((name for name in names if name in stages[0]), "hidden")
+    values = [scores.get(main) for scores in stages]
     cells = [f"{value:.1f}" if isinstance(value, Estimate) else "" for value in values]
-    queries = f"{manifest['benchmark']['queries']:,}"
-    return [dataset, manifest.config["split"], queries, main, *cells]
+    split, queries = manifest.config["split"], f"{manifest['benchmark']['queries']:,}"
+    return [dataset, split, manifest.method.name, queries, main, *cells]

@@ -42,7 +42,7 @@ const items = makeItems();
 const dialogues = items.some((item) => item.list.length > 1);
 
 // A step is a pair of columns of ranks; for "all" of a dialogue, from its first round to its last.
-const columns = data.columns ?? data.stages.slice(0, queries[0]?.ranks.length ?? 0).map(([, label]) => label);
+const columns = data.columns ?? (queries[0]?.ranks ?? []).map((_, i) => `Stage ${i + 1}`);
 const steps = [["all", dialogues && !comparing ? "all rounds and stages" : comparing ? "A to B" : "all stages", 0, columns.length - 1]];
 if (!comparing) for (let i = 1; i < columns.length; i++) steps.push([String(i + 1), columns[i].toLowerCase() + (dialogues ? ", last round" : ""), i - 1, i]);
 
@@ -69,7 +69,7 @@ const FILTERS = comparing ? [
   ["helped", "Helped", (item) => gain(item) > 0],
   ["hurt", "Hurt", (item) => gain(item) < 0],
   ["left", "Left as it was", (item) => gain(item) === 0],
-  ["lost", `Lost at stage 1`, (item) => known && (item.last.ranks[0] ?? Infinity) >= data.reach],
+  ...(data.reach ? [["lost", "Lost at stage 1", (item) => known && (item.last.ranks[0] ?? Infinity) >= data.reach]] : []),
   ["fallback", "Parse fallback", (item) => item.list.some((query) => query.flags & FELL_BACK)],
 ];
 const known = queries.some((query) => query.targets.length);
@@ -135,79 +135,21 @@ function strip(images, query, rank, label) {
 
 // ---------------------------------------------------------------------------------------- cards
 
-const tag = (text, kind = "") => el("span", { class: `tag ${kind}` }, text);
-const how = (parse) => parse === "ok" ? null : tag(parse, parse.startsWith("fallback") ? "warn" : "");
-const raw = (text, title) => text ? el("details", { class: "raw" }, el("summary", {}, title), el("pre", {}, text)) : null;
 const position = (rank) => rank === null || rank === undefined ? "–" : (rank + 1).toLocaleString("en");
 
 function step(number, heading, ...content) {
-  return el("section", { class: "step" }, el("span", { class: `dot s${number}`, "aria-hidden": "true" }, String(number)),
+  return el("section", { class: "step" }, el("span", { class: `dot s${(number - 1) % 3 + 1}`, "aria-hidden": "true" }, String(number)),
     el("div", {}, el("p", { class: "heading" }, ...heading), ...content));
 }
 
-function synthesisPart(view, query) {
-  const found = view.synthesis;
-  if (query.flags & VERBATIM) return [el("p", { class: "said" }, "The text itself is the description; no model was asked.")];
-  return [
-    found.reference && query.reference >= 0 ? el("p", { class: "said" }, `Reference, as captioned: ${found.reference}`)
-      : found.reference && query.turn > 0 ? el("p", { class: "said" }, `Known before this round: ${found.reference}`) : null,
-    el("div", { class: "pair" },
-      el("div", {}, el("h4", {}, "Edits"), el("ul", {}, found.edits.map(([type, text]) => el("li", {}, tag(type), text)))),
-      el("div", {}, el("h4", {}, "Target, as described"), el("ol", {}, found.descriptions.map((text) => el("li", {}, text))))),
-    raw(found.text, "The reasoner's words"),
-  ];
-}
-
-function answersTable(view, query) {
-  const { questions } = view.synthesis, { candidates, yes, answers, scores } = view.verification;
-  const targets = new Set(query.targets);
-  const head = el("tr", {}, el("th", { class: "q", scope: "col" }, "Question"), el("th", { class: "want", scope: "col" }, "Expected"),
-    candidates.map((image, i) => el("th", { scope: "col" }, tile(image, { kind: "tiny", target: targets.has(image), label: targets.has(image) ? `${i + 1} ★` : String(i + 1) }))));
-  const rows = questions.map(([text, expected], column) => el("tr", {},
-    el("th", { class: "q", scope: "row" }, text), el("td", { class: "want" }, expected ? "yes" : "no"),
-    candidates.map((_, i) => answerCell(yes[i][column], answers[i][column], expected))));
-  const total = el("tr", {}, el("th", { class: "q", scope: "row" }, "As expected"), el("td", { class: "want" }, `of ${questions.length}`),
-    scores.map((score) => el("td", { class: "score" }, String(score))));
-  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Questions by candidates" },
-    el("table", { class: "answers" }, el("thead", {}, head), el("tbody", {}, rows, total)));
-}
-
-function answerCell(p, answer, expected) {
-  if (answer === null) return el("td", { class: "p unread", title: "no answer, or none that could be understood" }, "?");
-  const shade = p ?? (answer ? 1 : 0), met = answer === expected;
-  const cell = el("td", { class: `p ${shade > 0.6 ? "deep" : ""} ${met ? "met" : "off"}`, title: `${answer ? "yes" : "no"}, ${met ? "as expected" : "not as expected"}` },
-    p === null ? (answer ? "yes" : "no") : String(Math.round(100 * p)));
-  cell.style.setProperty("--p", (0.02 + 0.93 * shade).toFixed(3));
-  return cell;
-}
-
-function verificationPart(view, query) {
-  if (!view.verification) return [el("p", { class: "said" }, "No question to ask: the order of stage 1 stands."), how(view.synthesis.questionsParse), raw(view.synthesis.questionsText, "The reasoner's words")];
-  return [answersTable(view, query),
-    el("p", { class: "key" }, "P(yes), percent", el("i"), el("span", {}, el("u"), " as expected"), "candidates in the order of stage 1"),
-    raw(view.synthesis.questionsText, "The reasoner's words")];
-}
-
-function evaluationPart(view, query) {
-  if (!view.judgements.length) return [el("p", { class: "said" }, "Nothing was compared: the order of stage 2 stands.")];
-  const targets = new Set(query.targets);
-  return [el("div", { class: "judgements" }, view.judgements.map(([image, accepted, text]) => {
-    const unheard = text.startsWith("(not judged");
-    return el("article", { class: `judgement ${accepted ? "yes" : ""}` },
-      el("div", { class: "tiles" }, query.reference >= 0 ? tile(query.reference) : null, tile(image, { target: targets.has(image) })),
-      el("span", { class: `verdict ${accepted ? "helped" : unheard ? "" : "hurt"}` }, accepted ? "✓ accepted" : unheard ? "? not judged" : "✕ rejected"),
-      el("p", {}, text.trim()));
-  }))];
-}
-
-function viewOf(view, query, title) {
-  const parts = [synthesisPart, verificationPart, evaluationPart];
-  return el("div", { class: "view" }, title ? el("h3", {}, title) : null,
-    view.top.map(([stage, images, pool], i) => {
-      const number = Number(stage.slice(-1)), rank = view.ranks[i];
-      const heading = [data.stages[number - 1][2], rank === null ? null : el("small", {}, `target at rank ${position(rank)} of ${pool.toLocaleString("en")}`),
-        number === 1 ? how(view.synthesis.parse) : number === 2 && view.verification ? how(view.synthesis.questionsParse) : null];
-      return step(number, heading.filter(Boolean), ...parts[number - 1](view, query).filter(Boolean), strip(images, query, rank, `Best images after stage ${number}`));
+function viewOf(view, query, titles, heading) {
+  return el("div", { class: "view" }, heading ? el("h3", {}, heading) : null,
+    view.top.map(([number, images, pool], i) => {
+      const rank = view.ranks[i], findings = view.findings[i];
+      const place = rank === null ? null : el("small", {}, `target at rank ${position(rank)} of ${pool.toLocaleString("en")}`);
+      const parts = findings.flatMap((found) => RENDERERS[found.kind](found, query, number));
+      return step(number, [titles[number - 1], place, ...findings.map((found) => how(found.parse))].filter(Boolean),
+        ...parts.filter(Boolean), strip(images, query, rank, `Best images after stage ${number}`));
     }));
 }
 
@@ -230,7 +172,7 @@ async function fill(place, query) {
   place.replaceChildren(ask(query), el("p", { class: "said" }, "Loading…"));
   try {
     const found = await details(query.index);
-    const views = comparing ? found.map((view, i) => view && viewOf(view, query, `${"AB"[i]} · ${data.runs[i]}`)) : [viewOf(found, query)];
+    const views = comparing ? found.map((view, i) => view && viewOf(view, query, data.stages[i], `${"AB"[i]} · ${data.runs[i]}`)) : [viewOf(found, query, data.stages[0])];
     place.replaceChildren(ask(query), ...views.filter(Boolean));
   } catch (error) {
     place.replaceChildren(ask(query), el("p", { class: "notice" }, String(error.message)));
@@ -301,7 +243,7 @@ let shownPage = null;
 function render() {
   const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
   const matching = items.filter((item) => words.every((word) => item.words.includes(word)));
-  at("filters").replaceChildren(...FILTERS.filter(([key]) => known || key === "all" || key === "fallback").map(([key, label, test]) =>
+  at("filters").replaceChildren(...FILTERS.filter(([key]) => (known && columns.length > 1) || key === "all" || key === "fallback").map(([key, label, test]) =>
     el("button", { type: "button", "data-filter": key, "aria-pressed": String(key === state.show), onclick: () => change({ show: key }, `[data-filter=${key}]`) },
       label, el("span", {}, matching.filter(test).length.toLocaleString("en")))));
   const test = FILTERS.find(([key]) => key === state.show)[2];

@@ -7,36 +7,19 @@ hands over one JSON value. Images are numbered; names from annotation files are 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from imagescope.records import STAGES, Judgement, Query, Synthesis, Trace, Verification
+from imagescope.methods.base import Stage
+from imagescope.records import Query, Trace
+from imagescope.report.findings import Images, findings
 
 SHOWN = 10  # thumbnails per stage
 CHUNK = 50  # queries per data file
 FELL_BACK, REPAIRED, VERBATIM = 1, 2, 4  # a row's flags
-NAMES = ("Semantic synthesis", "Predicate verification", "Pairwise evaluation")
 
 Ranks = list[int | None]  # 0-based rank of the first target after each stage
-
-
-class Images:
-    """Numbers image names in the order they are met."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self._place: dict[str, int] = {}
-
-    def __call__(self, name: str) -> int:
-        if name not in self._place:
-            self._place[name] = len(self.names)
-            self.names.append(name)
-        return self._place[name]
-
-    def all(self, names: Iterable[str]) -> list[int]:
-        return [self(name) for name in names]
 
 
 def ranks(trace: Trace, stages: Sequence[str]) -> Ranks:
@@ -63,53 +46,19 @@ def row(query: Query, where: Ranks, mark: int, images: Images) -> list[Any]:
     return [query.id, query.turn, query.instruction, reference, targets, where, mark]
 
 
-def detail(trace: Trace, images: Images) -> dict[str, Any]:
-    """What one query's card shows of one run."""
+def detail(trace: Trace, stages: Sequence[Stage], images: Images) -> dict[str, Any]:
+    """What one query's card shows of one run: for each stage that ran its number, from 1, its best
+    images and how many it ranked; where the target stood; and what explains it."""
+    ran = [(n, stage) for n, stage in enumerate(stages, 1) if stage.id in trace.rankings]
+    rankings = [trace.rankings[stage.id] for _, stage in ran]
     return {
         "top": [
-            [stage, images.all(trace.rankings[stage].names[:SHOWN]), trace.rankings[stage].pool]
-            for stage in STAGES
-            if stage in trace.rankings
+            [n, images.all(ranking.names[:SHOWN]), ranking.pool]
+            for (n, _), ranking in zip(ran, rankings, strict=True)
         ],
-        "ranks": ranks(trace, [s for s in STAGES if s in trace.rankings]),
-        "synthesis": _synthesis(trace.synthesis),
-        "verification": _verification(trace.verification, images),
-        "judgements": [
-            _judgement(j, images) for j in (trace.evaluation.judgements if trace.evaluation else ())
-        ],
+        "ranks": ranks(trace, [stage.id for _, stage in ran]),
+        "findings": [findings(trace, stage, images) for _, stage in ran],
     }
-
-
-def _synthesis(found: Synthesis) -> dict[str, Any]:
-    return {
-        "reference": found.reference_description,
-        "edits": [[e.type, e.text] for e in found.edits],
-        "descriptions": found.descriptions,
-        "questions": [[q.text, q.expected] for q in found.questions],
-        "parse": found.parse,
-        "questionsParse": found.questions_parse,
-        "text": found.text,
-        "questionsText": found.questions_text,
-    }
-
-
-def _verification(found: Verification | None, images: Images) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    return {
-        "candidates": images.all(found.candidates),
-        "yes": [[_rounded(p) for p in row] for row in found.yes],
-        "answers": found.answers,
-        "scores": found.scores,
-    }
-
-
-def _rounded(p: float | None) -> float | None:
-    return None if p is None or math.isnan(p) else round(p, 4)
-
-
-def _judgement(found: Judgement, images: Images) -> list[Any]:
-    return [images(found.candidate), found.accepted, found.text]
 
 
 def chunks(details: Iterable[Any]) -> Iterator[list[Any]]:
@@ -149,9 +98,6 @@ def write_data(
         **page,
         "chunk": CHUNK,
         "shown": SHOWN,
-        "stages": [
-            [s, f"Stage {i}", n] for i, (s, n) in enumerate(zip(STAGES, NAMES, strict=True), 1)
-        ],
         "images": images.names,
         "missing": missing,
         "queries": rows,

@@ -8,18 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from imagescope.engines.failures import warnings
+from imagescope.methods.base import stage_numbers
 from imagescope.records import Estimate
 from imagescope.runs.result import COUNTS, HIDDEN, Result
-
-PARTS = {  # step -> its stage; 0 is the image database
-    "captions": 0,
-    "embedding": 0,
-    "synthesis": 1,
-    "retrieval": 1,
-    "questions": 2,
-    "verification": 2,
-    "evaluation": 3,
-}
 
 
 def print_summary(result: Result, console: Console) -> None:
@@ -43,10 +34,13 @@ def print_summary(result: Result, console: Console) -> None:
     costs = Table("stage", "step", "seconds", "requests", *COUNTS, box=None, padding=(0, 2, 0, 0))
     for column in costs.columns[2:]:
         column.justify = "right"
-    for step in sorted(result.steps, key=lambda name: list(PARTS).index(name)):
+    numbers = stage_numbers(result.stages)
+    for step in sorted(result.steps, key=lambda name: numbers.get(name, 0)):
         cost = result.steps[step]
         counts = [cost.wanted, *(getattr(cost, name) for name in COUNTS)]
-        costs.add_row(str(PARTS[step]), step, f"{cost.seconds:.1f}", *(f"{n:,}" for n in counts))
+        costs.add_row(
+            str(numbers.get(step, "")), step, f"{cost.seconds:.1f}", *(f"{n:,}" for n in counts)
+        )
     costs.add_row("", "in all", f"{result.seconds:.1f}")
     console.print(costs)
     for message in warnings(result.steps):

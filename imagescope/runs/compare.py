@@ -1,4 +1,4 @@
-"""Runs side by side: metrics per stage, paired significance, the paper's figures where they fit.
+"""Runs side by side: what each comes to, paired significance, cost, and papers' figures.
 
 All of it is computed from traces: per-query values are what pairing needs.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from imagescope.benchmarks import Options, Spec, metrics
 from imagescope.benchmarks.metrics import Difference, Values
 from imagescope.benchmarks.published import Quoted, quoted
 from imagescope.errors import UserError
-from imagescope.records import STAGES, Estimate, Query, Ranking
+from imagescope.methods.base import Description, stage_numbers
+from imagescope.records import Estimate, Query, Ranking
 from imagescope.runs.folder import iter_traces, to_json
 from imagescope.runs.manifest import Manifest
 
@@ -43,6 +45,17 @@ class Part:
             return {}
         found = self.spec.measure(queries, [self.rankings[stage][i] for i in kept], self.options)
         return {name: v for name, v in found.items() if isinstance(v, np.ndarray)}
+
+
+@dataclass
+class Cost:
+    """Of a query, without the gallery's captions and vectors; None where the manifest does not say.
+    whole: False where answers came from the cache, so that it is the least it can be."""
+
+    tokens_in: float | None = None
+    tokens_out: float | None = None
+    model_seconds: float | None = None
+    whole: bool = True
 
 
 @dataclass
@@ -80,6 +93,32 @@ class Run:
         galleries = tuple((m.get("benchmark") or {}).get("gallery") for m in self.manifests)
         return self.benchmark, self.config.get("split"), self.separate, galleries
 
+    @property
+    def method(self) -> Description:
+        return self.manifests[0].method
+
+    @property
+    def stages(self) -> list[str]:
+        """The ids of those that ran, in order."""
+        return list(self.parts[0].rankings)
+
+    def cost(self) -> Cost:
+        steps = [
+            step
+            for manifest in self.manifests
+            for name in stage_numbers(manifest.method.stages)
+            if (step := manifest.part("steps", name))
+        ]
+        queries = sum(len(part.queries) for part in self.parts)
+        if not steps:
+            return Cost()
+        tokens_in, tokens_out, seconds = (
+            sum(step.get(name) or 0 for step in steps) / queries
+            for name in ("prompt_tokens", "output_tokens", "model_seconds")
+        )
+        cached = any(step.get("cached") for step in steps)
+        return Cost(tokens_in, tokens_out, seconds, not cached)
+
     def keys(self) -> set[Key]:
         return {(part.spec.name, *q.key) for part in self.parts for q in part.queries}
 
@@ -98,12 +137,20 @@ class Run:
 
 @dataclass
 class Line:
-    """A metric at a stage: each run's estimate, and its difference from the first."""
+    """A metric after each run's last stage: its estimate, and its difference from the first."""
 
-    stage: str
     metric: str
     values: list[Estimate | None]
     differences: list[Difference | None]
+
+
+@dataclass
+class Column:
+    """Which run it is: its folders, its method, and what that cost."""
+
+    paths: list[str]
+    method: Description
+    cost: Cost
 
 
 @dataclass
@@ -112,7 +159,7 @@ class Comparison:
     family.  gains: run -> 'stage2 - stage1' -> metric -> difference."""
 
     title: str
-    runs: dict[str, list[str]]
+    runs: dict[str, Column]
     encoders: dict[str, str]
     lines: list[Line]
     gains: dict[str, dict[str, dict[str, Difference]]]
@@ -180,37 +227,40 @@ def _compare(runs: Sequence[Run], seed: int, all_quoted: bool) -> Comparison:
         notes.append(f"the runs' queries differ: compared over the {len(keys)} that all have")
     if not keys:
         raise UserError(f"{runs[0].benchmark}: these runs have no query in common")
-    lines, measured = [], {}
-    for stage in STAGES:
-        found = [run.measure(stage, keys) for run in runs]
-        measured[stage] = found
-        names = dict.fromkeys(name for values in found for name in values)
-        for name in names:
-            values = [v.get(name) for v in found]
-            lines.append(
-                Line(
-                    stage,
-                    name,
-                    [None if v is None else metrics.estimate(v, seed) for v in values],
-                    [_paired(values[0], v, seed) for v in values[1:]],
-                )
-            )
-    if not any(line.values[0] for line in lines):
+    lasts = [run.measure(run.stages[-1], keys) for run in runs]
+    lines = []
+    for name in dict.fromkeys(name for values in lasts for name in values):
+        values = [v.get(name) for v in lasts]
+        estimates = [None if v is None else metrics.estimate(v, seed) for v in values]
+        differences = [_paired(values[0], v, seed) for v in values[1:]]
+        lines.append(Line(name, estimates, differences))
+    if not lines:
         notes.append("targets are hidden: the servers score the submission files")
-    gains: dict[str, dict[str, dict[str, Difference]]] = {}
-    for i, run in enumerate(runs):
-        for a, b in (("stage1", "stage2"), ("stage2", "stage3"), ("stage1", "stage3")):
-            before, after = measured[a][i], measured[b][i]
-            found_gains = {n: _paired(before[n], after[n], seed) for n in before if n in after}
-            kept = {name: gain for name, gain in found_gains.items() if gain}
-            if kept:
-                gains.setdefault(run.label, {})[f"{b} - {a}"] = kept
     config = runs[0].config
-    title = ", ".join((f"{runs[0].benchmark} {config.get('split')}", *runs[0].separate))
-    where = {run.label: [str(path) for path in run.paths] for run in runs}
-    published = quoted([m for run in runs for m in run.manifests], all_quoted)
-    encoders = {run.label: run.encoder for run in runs}
-    return Comparison(title, where, encoders, lines, gains, notes, published)
+    return Comparison(
+        ", ".join((f"{runs[0].benchmark} {config.get('split')}", *runs[0].separate)),
+        {r.label: Column([str(path) for path in r.paths], r.method, r.cost()) for r in runs},
+        {run.label: run.encoder for run in runs},
+        lines,
+        {run.label: gains for run in runs if (gains := _gains(run, keys, seed))},
+        notes,
+        quoted([m for run in runs for m in run.manifests], all_quoted),
+    )
+
+
+def _gains(run: Run, keys: set[Key], seed: int) -> dict[str, dict[str, Difference]]:
+    """What each stage brought, and all of them: 'later - earlier' -> metric -> difference."""
+    measured = {stage: run.measure(stage, keys) for stage in run.stages}
+    pairs = list(pairwise(run.stages))
+    if len(pairs) > 1:
+        pairs.append((run.stages[0], run.stages[-1]))
+    gains = {}
+    for a, b in pairs:
+        before, after = measured[a], measured[b]
+        found = {name: _paired(before[name], after[name], seed) for name in before if name in after}
+        if known := {name: gain for name, gain in found.items() if gain}:
+            gains[f"{b} - {a}"] = known
+    return gains
 
 
 def _paired(a: Values | None, b: Values | None, seed: int) -> Difference | None:
@@ -218,31 +268,42 @@ def _paired(a: Values | None, b: Values | None, seed: int) -> Difference | None:
 
 
 def show(found: Comparison, console: Console) -> None:
-    """Prints a comparison: which run is which, the metrics, and what the stages brought."""
-    for label, paths in found.runs.items():
+    """Prints a comparison: which run is which and what it cost, a row a run for each metric, and
+    what the stages brought. It is no wider for many runs than for two."""
+    for label, run in found.runs.items():
         encoder = f", encoder {found.encoders[label]}" if found.encoders[label] else ""
-        console.print(f"{label}: {' '.join(paths)}{encoder}", highlight=False, soft_wrap=True)
-    table = Table("stage", "metric", title=f"{found.title}, 95 % intervals")
-    labels = list(found.runs)
-    for label in labels:
-        table.add_column(label, justify="right")
-    for label in labels[1:]:
-        table.add_column(f"{label} - {labels[0]}", justify="right")
-    for line in found.lines:
-        table.add_row(
-            line.stage,
-            line.metric,
-            *(_estimate(value) for value in line.values),
-            *(_difference(difference) for difference in line.differences),
+        console.print(f"{label}: {' '.join(run.paths)}{encoder}", highlight=False, soft_wrap=True)
+    costs = Table("run", "method", title=f"{found.title}: cost of a query, less the gallery's")
+    for name in ("tokens in", "out", "model s"):
+        costs.add_column(name, justify="right")
+    for label, run in found.runs.items():
+        least = "" if run.cost.whole else "≥ "
+        spent = (run.cost.tokens_in, run.cost.tokens_out, run.cost.model_seconds)
+        costs.add_row(
+            label, run.method.name, *("?" if n is None else f"{least}{n:,.2f}" for n in spent)
         )
+    console.print(costs)
+    if not all(run.cost.whole for run in found.runs.values()):
+        console.print("≥: answers from the cache cost nothing there")
+    first = next(iter(found.runs))
+    table = Table("metric", "run", title=f"{found.title}: last stages, 95 % intervals")
+    for name in ("value", f"less {first}'s", "p"):
+        table.add_column(name, justify="right")
+    for line in found.lines:
+        for i, (label, value) in enumerate(zip(found.runs, line.values, strict=True)):
+            cells = _difference(line.differences[i - 1] if i else None)
+            table.add_row("" if i else line.metric, label, _estimate(value), *cells)
+        table.add_section()
     if found.lines:
         console.print(table)
     if found.gains:
-        gains = Table("run", "stages", "metric", "difference", title="what the stages brought")
+        gains = Table("run", "stages", "metric", title="what the stages brought")
+        gains.add_column("difference", justify="right")
+        gains.add_column("p", justify="right")
         for label, pairs in found.gains.items():
             for pair, differences in pairs.items():
                 for name, difference in differences.items():
-                    gains.add_row(label, pair, name, _difference(difference))
+                    gains.add_row(label, pair, name, *_difference(difference))
         console.print(gains)
     for note in found.notes:
         console.print(note)
@@ -267,8 +328,10 @@ def _estimate(e: Estimate | None) -> str:
     return f"{e:.2f}" if e else ""
 
 
-def _difference(d: Difference | None) -> str:
-    return f"{d:.2f}" if d else ""
+def _difference(d: Difference | None) -> tuple[str, str]:
+    """Its cell, and that of p."""
+    difference, _, p = f"{d:.2f}".partition(" p=") if d else ("", "", "")
+    return difference, p
 
 
 def to_plain(found: Sequence[Comparison]) -> list[Any]:

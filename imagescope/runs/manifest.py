@@ -8,9 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from imagescope.encoders.family import family
 from imagescope.errors import UserError
 from imagescope.files import parse_json
+from imagescope.methods.base import Description
+from imagescope.methods.imagescope import ImageScope
+
+METHOD = TypeAdapter(Description)
 
 
 class Manifest(dict[str, Any]):
@@ -54,9 +60,14 @@ class Manifest(dict[str, Any]):
         return str(self.get("encoder_family") or family(model) or "")
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """The configuration and the method's options in one: older runs have them so."""
-        return self.config | self.part("config", "options")
+    def method(self) -> Description:
+        """The method that ran. Runs from before there were several are ImageScope's."""
+        try:
+            return METHOD.validate_python(self["method"])
+        except (KeyError, ValidationError):
+            settings = self.config | self.part("config", "options")
+            options = {k: settings[k] for k in ImageScope.Options.model_fields if k in settings}
+            return Description(ImageScope.name, ImageScope.label, options, ImageScope.stages)
 
     @property
     def status(self) -> str:

@@ -20,10 +20,10 @@ from imagescope.engines.failures import count_fallbacks, warnings
 from imagescope.engines.role import Step
 from imagescope.errors import UserError
 from imagescope.gallery.database import ImageDB
-from imagescope.methods.base import Method, check_queries, open_method
+from imagescope.methods.base import Method, check_queries, describe, open_method
 from imagescope.methods.context import RunContext
 from imagescope.methods.prompts import Prompts, load_prompts
-from imagescope.records import Ranking, Trace, plain
+from imagescope.records import Finding, Images, Ranking, Synthesis, Texts, Trace, plain
 from imagescope.runs.folder import RunFolder
 from imagescope.runs.preflight import Preflight
 from imagescope.runs.result import HIDDEN, Result, details, log_summary
@@ -70,6 +70,7 @@ def run(config: RunConfig) -> Result:
     if preflight and not cache_path(config).is_file():  # else before the first question
         preflight()
     folder, steps = RunFolder(config), dict[str, Step]()
+    folder.update(method=describe(method))
 
     def close(status: str) -> None:
         counts = {name: plain(step) for name, step in steps.items()}
@@ -123,12 +124,12 @@ def _run(
     before = preflight.before if preflight else None
     context = RunContext(config, gallery, cache, db, prompts, keep, steps, before)
     rankings: dict[str, list[Ranking]] = {}
-    findings: list[dict[str, Any]] = [{} for _ in queries]
+    findings: list[dict[str, Any]] = [{"synthesis": Synthesis("", (), ())} for _ in queries]
     try:
         for outcome in method.run(queries, context):
             rankings[outcome.stage] = outcome.rankings
-            for known, more in zip(findings, outcome.findings, strict=True):
-                known.update(more)
+            for explained, more in zip(findings, outcome.findings, strict=True):
+                _explain(explained, outcome.stage, more)
     finally:
         context.close()
     traces = [
@@ -153,7 +154,17 @@ def _run(
         fallbacks=fallbacks,
         files=[path.name for path in files],
     )
-    return Result(folder.path, metrics, traces, steps, seconds, files, gallery.files)
+    return Result(folder.path, metrics, traces, steps, seconds, files, gallery.files, method.stages)
+
+
+def _explain(trace: dict[str, Any], stage: str, findings: Mapping[str, Finding | None]) -> None:
+    """Adds a stage's findings to a trace's fields."""
+    for kind, finding in findings.items():
+        if isinstance(finding, (Texts, Images)):
+            kind = "texts" if isinstance(finding, Texts) else "images"
+            trace[kind] = (*trace.get(kind, ()), replace(finding, stage=stage))
+        else:
+            trace[kind] = finding
 
 
 def _score(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from imagescope.engines.role import Step
+from imagescope.methods.base import Stage
 from imagescope.records import Estimate, Trace
 
 details = logging.getLogger("imagescope.details")  # for output.log; a terminal shows the tables
@@ -19,7 +20,7 @@ COUNTS = ("cached", "asked", "unread", "refused", "errors")  # of a Step, beside
 @dataclass
 class Result:
     """What a run came to. `steps` says what each cost, in the order they ran; `images` where the
-    gallery's lie, for its page."""
+    gallery's lie, for its page; `stages` those of its method."""
 
     folder: Path
     metrics: dict[str, dict[str, Any]]
@@ -28,6 +29,7 @@ class Result:
     seconds: float
     files: list[Path] = field(default_factory=list)
     images: Mapping[str, Path] = field(default_factory=dict)
+    stages: Sequence[Stage] = ()
 
 
 def log_summary(

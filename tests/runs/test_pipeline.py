@@ -23,12 +23,13 @@ from imagescope.cli.app import main
 from imagescope.config import ROLES, ModelConfig, load_run
 from imagescope.engines.base import Request, Response
 from imagescope.engines.roles import Models
-from imagescope.records import STAGES, Query, Ranking, Synthesis, Trace
+from imagescope.records import Query, Ranking, Synthesis, Trace
 from imagescope.runs.folder import RunFolder, read_traces, to_json
 from imagescope.store.cache import Cache
 
 REPO = Path(__file__).parents[2]
 Run = Callable[..., Path]
+STAGES = ("stage1", "stage2", "stage3")
 
 
 @pytest.fixture(scope="session")
