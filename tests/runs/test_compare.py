@@ -140,7 +140,7 @@ def test_json_and_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
     run = make_run(tmp_path / "a", WORSE)
     assert main(["compare", str(run), "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
-    assert found["title"] == "CIRR val" and found["lines"][0]["values"][0]["value"] == 0
+    assert found["title"] == "CIRR val" and found["lines"][0]["values"][0]["value"] == 50
     assert main(["compare", str(tmp_path)]) == 1
     assert "no run folder" in capsys.readouterr().err
     (run / "manifest.json").write_text("{}")
@@ -153,3 +153,46 @@ def test_every_run_has_its_own_label(tmp_path: Path) -> None:
     assert [run.paths for run in found.runs.values()] == [[str(path)] for path in paths]
     assert next(iter(found.runs)) == "A" and list(found.runs)[25:] == ["Z", "AA", "AB", "AC"]
     assert len(found.gains) == 29
+
+
+def described(folder: Path, method: str, steps: dict[str, Any]) -> Path:
+    """Writes a method of one stage, and what its steps cost, into a run's manifest."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    stage = {"id": "stage1", "title": "Retrieval", "action": "retrieve", "steps": ["edit"]}
+    entry = {"name": method, "label": "control", "options": {}, "stages": [stage]}
+    path.write_text(json.dumps(manifest | {"method": entry, "steps": steps}))
+    return folder
+
+
+def cost(**counts: float) -> dict[str, float]:
+    return {"prompt_tokens": 600, "output_tokens": 120, "model_seconds": 30, "cached": 0} | counts
+
+
+def test_methods_of_other_stages_meet_at_their_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An older run is ImageScope's, three stages long; the others have one stage."""
+    a = make_run(tmp_path / "a", WORSE)
+    b = described(
+        make_run(tmp_path / "b", [[0]] * 60), "cirevl", {"edit": cost(), "captions": cost()}
+    )
+    (found,) = compare([a, b])
+    assert [run.method.name for run in found.runs.values()] == ["imagescope", "cirevl"]
+    first = line(found, "Recall@1")
+    assert [v and v.value for v in first.values] == [50, 100]
+    assert first.differences[0] and first.differences[0].value == 50
+    assert list(found.gains) == ["A"]
+    spent = found.runs["B"].cost
+    assert (spent.tokens_in, spent.tokens_out, spent.model_seconds) == (10, 2, 0.5)
+    assert spent.whole and found.runs["A"].cost.tokens_in is None
+    assert main(["compare", str(a), str(b)]) == 0
+    said = capsys.readouterr().out
+    widths = [len(text) for text in said.splitlines() if not text.startswith(("A: ", "B: "))]
+    assert max(widths) <= 80 and "…" not in said
+
+
+def test_answers_from_the_cache_make_the_cost_a_least_one(tmp_path: Path) -> None:
+    run = described(make_run(tmp_path / "a", [[0]] * 60), "cirevl", {"edit": cost(cached=1)})
+    (found,) = compare([run])
+    assert not found.runs["A"].cost.whole
