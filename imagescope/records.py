@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+UNJUDGED = "(not judged"  # how a judgement's text begins where the evaluator gave no answer
 BLANK_IMAGE = "A blank image."  # the reference description where there is no reference image
 
 
@@ -173,7 +174,7 @@ class Judgement:
     @property
     def judged(self) -> bool:
         """False where the evaluator gave no answer; the text then says why."""
-        return not self.text.startswith("(not judged")
+        return not self.text.startswith(UNJUDGED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from imagescope.engines.role import Role
 from imagescope.methods.decisions import accepts
 from imagescope.methods.prompts import fill
 from imagescope.methods.ranking import reorder
-from imagescope.records import Evaluation, Judgement, Query, Ranking
+from imagescope.records import UNJUDGED, Evaluation, Judgement, Query, Ranking
 
 LONGEST = 1 << 20  # no limit but the role's own
 
@@ -48,7 +48,7 @@ def evaluate(
         for i, response in zip(open_queries, responses, strict=True):
             decision = None if response.error else accepts(response.text, reading)
             unread = decision is None and not response.error
-            text = f"(not judged: {response.error})" if response.error else response.text
+            text = f"{UNJUDGED}: {response.error})" if response.error else response.text
             judgements[i].append(Judgement(rankings[i].names[rank], decision is True, text, unread))
             if not decision:
                 undecided.append(i)

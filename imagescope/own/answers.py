@@ -12,13 +12,14 @@ from imagescope.records import Evaluation, Query, Ranking, Synthesis, Verificati
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A question that was put to a picture. answer: None where it could not be read; yes: P(yes),
-    NaN where the engine gives none."""
+    """A question that was put to a picture. answer: None where there is none, or none that was
+    understood (unread); yes: P(yes), NaN where the engine gives none."""
 
     question: str
     expected: bool
     answer: bool | None
     yes: float
+    unread: bool = False
 
     @property
     def passed(self) -> bool:
@@ -31,7 +32,8 @@ class Explanation:
 
     first_rank: stage 1's rank, from 1.  checks: stage 2's questions; empty if it was not asked.
     accepted, words: stage 3's decision and the evaluator's text; None and "" if it was not asked,
-        None and the reason where it gave no answer.
+        None and the reason where it gave no answer; None and its words where they were not
+        understood.
     """
 
     caption: str
@@ -108,7 +110,11 @@ class State:
         row = verification.candidates.index(name)
         answers, yes = verification.answers[row], verification.yes[row]
         columns = zip(self.synthesis.questions, answers, yes, strict=True)
-        return tuple(Check(q.text, q.expected, answer, p) for q, answer, p in columns)
+        unread = {column for at, column, _ in verification.unread if at == row}
+        return tuple(
+            Check(question.text, question.expected, answer, p, column in unread)
+            for column, (question, answer, p) in enumerate(columns)
+        )
 
     def judgement(self, name: str) -> tuple[bool | None, str]:
         for judgement in self.evaluation.judgements if self.evaluation else ():

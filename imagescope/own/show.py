@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from imagescope.own.answers import Answer, Check, Explanation, Result
+from imagescope.records import UNJUDGED
 from imagescope.terminal import printable
 
 HERE = Path(__file__).parent
@@ -49,13 +50,16 @@ def verdict(result: Result) -> str:
 def decision(why: Explanation) -> str:
     """What the evaluator decided; "" where it was not asked."""
     if why.accepted is None:
-        return "not judged" if why.words else ""
+        if not why.words:
+            return ""
+        return "not judged" if why.words.startswith(UNJUDGED) else "not understood"
     return "accepted by the evaluator" if why.accepted else "not accepted"
 
 
 def statement(check: Check) -> str:
     """A question with the answer it got, and the one it should have had if that is another."""
-    got = {True: "yes", False: "no", None: "no answer"}[check.answer]
+    nothing = "not understood" if check.unread else "no answer"
+    got = {True: "yes", False: "no", None: nothing}[check.answer]
     instead = "" if check.passed else f", wanted {'yes' if check.expected else 'no'}"
     return f"{check.question} {got}{instead}"
 
@@ -119,6 +123,7 @@ def _result(result: Result) -> dict[str, Any]:
             | {
                 "yes": None if math.isnan(check.yes) else round(check.yes, 4),
                 "passed": check.passed,
+                "unread": check.unread,
             }
             for check in why.checks
         ],

@@ -14,6 +14,7 @@ from imagescope.engines.roles import Models
 from imagescope.errors import UserError
 from imagescope.files import parse_json
 from imagescope.gallery.database import ImageDB
+from imagescope.methods.base import open_method
 from imagescope.methods.prompts import load_prompts
 from imagescope.runs.manifest import Manifest
 from imagescope.runs.pipeline import USED, load_benchmark
@@ -57,7 +58,8 @@ def export_run(folder: Path, target: Path) -> dict[str, int]:
     if config.replay:
         raise UserError(f"{folder}: this run is itself a replay of {config.replay}: copy that file")
     benchmark = load_benchmark(config)
-    prompts = load_prompts(config.prompts, config.dataset)
+    method = open_method(config)
+    prompts = load_prompts(config.prompts, config.dataset, method.prompts, method.name)
     assert config.cache
     if not config.cache.is_file():
         raise UserError(f"{config.cache}: the cache of this run is gone; it held its responses")
@@ -70,10 +72,17 @@ def export_run(folder: Path, target: Path) -> dict[str, int]:
         db = ImageDB.open(
             config.image_db, benchmark.name, benchmark.split, benchmark.gallery, cache
         )
-        captions = db.captions(models.open("captioner"), prompts["caption"])
+        captions = None
+        if _embedded(folder) > len(benchmark.gallery.names):  # the gallery's captions, too
+            captions = db.captions(models.open("captioner"), prompts["caption"])
         encoder = open_encoder(config.models.encoder)
         db.vectors(encoder, CachedEncoder(encoder, cache, replay=True), captions)
         return bundle.export(cache, target, used, db.bundle())
+
+
+def _embedded(folder: Path) -> int:
+    """How many vectors the gallery had in a run."""
+    return int(Manifest.read(folder).part("steps", "embedding").get("wanted", 0))
 
 
 def _as_kept(used: Used, cache: Cache, identities: list[dict[str, Any]]) -> Used:

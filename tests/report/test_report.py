@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,35 @@ def test_the_page_says_what_the_summary_says(tmp_path: Path, files: dict[str, Pa
     cells = '<td class="num">'.join(["", "1,234</td>", "29</td>", "11</td>", "17</td>"])
     assert heads == ["Asked", "Unread", "Refused", "Errors"] and cells in text
     assert "finished with warnings" in text
+
+
+def described(folder: Path, **entry: Any) -> None:
+    """Writes a method into a run's manifest."""
+    path = folder / "manifest.json"
+    known = {"name": "other", "label": "control", "options": {"weight": 0.5}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"method": known | entry}))
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Changes every trace of a run."""
+    traces = [json.loads(x) for x in (folder / "traces.jsonl").read_text().split("\n")[:-1]]
+    for trace in traces:
+        change(trace)
+    (folder / "traces.jsonl").write_text("".join(json.dumps(t) + "\n" for t in traces))
+
+
+def test_the_page_says_which_method_ran(tmp_path: Path, files: dict[str, Path]) -> None:
+    folder = make_run(tmp_path / "run", "text", 5, NAMES)
+    text = write_report(folder, files).read_text(encoding="utf-8")
+    assert "imagescope (faithful)" in text and "top_k 20" in text  # a run from before
+    stage = {"id": "stage1", "title": "Look", "action": "retrieve", "steps": ["evaluation"]}
+    described(folder, stages=[stage])
+    rewritten(folder, lambda trace: trace.update(rankings={"stage1": trace["rankings"]["stage1"]}))
+    text = write_report(folder, files).read_text(encoding="utf-8")
+    assert "other (control)" in text and "weight 0.5" in text and 'id="movement"' not in text
+    assert data(folder / "index.html")["stages"] == [["Look"]]
+    dots = re.findall(r'<span class="dot s(\d)">\d</span></td><th scope="row">(\w+)', text)
+    assert ("1", "Evaluation") in dots and ("0", "Captions") in dots
 
 
 def test_quoted_figures_are_marked(tmp_path: Path, files: dict[str, Path]) -> None:
@@ -417,6 +446,39 @@ def test_card_marks_the_target_and_shades_by_probability(
     order = sorted(range(len(shades)), key=lambda i: verified.yes[i][0])
     assert [shades[i] for i in order] == sorted(shades)
     assert page.texts(".judgement p") == [j.text for j in trace.evaluation.judgements]
+
+
+def test_what_was_not_understood_and_what_a_plugin_brings(
+    tmp_path: Path, files: dict[str, Path], browser: Any
+) -> None:
+    folder = make_run(tmp_path / "run", "composed", 4, NAMES)
+
+    def change(trace: dict[str, Any]) -> None:
+        seen = trace["verification"]
+        seen["answers"][0][:2], seen["unread"] = [None, None], [[0, 0, HOSTILE]]
+        first = trace["evaluation"]["judgements"][0]
+        first |= {"accepted": False, "unread": True, "text": "Perhaps."}
+        trace["texts"] = [{"title": "Thoughts", "rows": [["why", HOSTILE]], "stage": "stage2"}]
+        shown = [[NAMES[0], "nearest"], [ABSENT, ""]]
+        trace["images"] = [{"title": "Proxies", "rows": shown, "stage": "stage1"}]
+
+    rewritten(folder, change)
+    page = Page(browser, write_report(folder, files))
+    page.click("#list summary")
+    page.until("document.querySelectorAll('.query .step').length === 3")
+    cells = (
+        "[...document.querySelectorAll('.answers td.unread')].map(n => [n.textContent, n.title])"
+    )
+    assert page.js(cells) == [["?", f"not understood: {HOSTILE}"], ["–", "no answer"]]
+    assert page.texts(".judgement .verdict")[0] == "? not understood"
+    headings = page.js(
+        "[...document.querySelectorAll('.query .step')]"
+        ".map(n => [...n.querySelectorAll('h4')].map(h => h.textContent))"
+    )
+    assert headings == [["Edits", "Target, as described", "Proxies"], ["Thoughts"], []]
+    assert f"why{HOSTILE}" in page.texts(".query .step:nth-of-type(2) li")
+    assert "nearest" in page.texts(".query .step:first-of-type figcaption")
+    page.assert_sound()
 
 
 def test_keyboard_phone_and_dark(tmp_path: Path, files: dict[str, Path], browser: Any) -> None:

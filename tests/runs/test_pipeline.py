@@ -353,6 +353,24 @@ def test_a_plan_needs_no_checkpoints(
     assert rows["embedding"][3].startswith("~ ") and rows["retrieval"][3] == "~ 8"
 
 
+def test_another_methods_run_is_described_exported_and_replayed(
+    cirr: Path, run: Run, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = ("CIRR", "--split", "val", "--engine", "transformers", "--limit", "8")
+    folder = run(*options, "--method", "cirevl")
+    entry = load(folder, "manifest.json")["method"]
+    assert (entry["name"], entry["label"]) == ("cirevl", "faithful")
+    assert [stage["steps"] for stage in entry["stages"]] == [["edit", "retrieval"]]
+    assert list(load(folder, "metrics.json")) == ["stage1"]
+    assert load(cirr, "manifest.json")["method"]["stages"][2]["title"] == "Pairwise evaluation"
+    bundle = tmp_path / "bundle.sqlite"
+    assert main(["cache", "export", str(folder), "--output", str(bundle)]) == 0
+    line = arguments(tmp_path, tiny_data, *options, "--method", "cirevl", "--replay", str(bundle))
+    assert main(line) == 0
+    (again,) = tmp_path.glob("runs/*/*/*")
+    assert (again / "traces.jsonl").read_bytes() == (folder / "traces.jsonl").read_bytes()
+
+
 def test_more_candidates_than_images(run: Run) -> None:
     folder = run(
         *("CIRR", "--split", "val", "--engine", "transformers", "--limit", "2"),
