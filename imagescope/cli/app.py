@@ -7,8 +7,6 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,9 +17,9 @@ from typer.main import get_command
 from imagescope import __version__, progress
 from imagescope.cli import own as cli_own
 from imagescope.cli import registry as listings
+from imagescope.cli import run as cli_run
 from imagescope.cli.cache import cache_app
 from imagescope.cli.data import compare, data_app, score, submission_app
-from imagescope.config import RunConfig, load_run, parse_options
 from imagescope.errors import UserError
 from imagescope.registry import COMMANDS
 from imagescope.terminal import Formatter, Terminal, tolerate_narrow_code_pages
@@ -130,99 +128,10 @@ def _options(
 Opt = typer.Option
 
 
-def _configure(
-    config: Annotated[str, typer.Argument(help="A dataset's YAML, as configs/CIRR.yaml.")],
-    method: Annotated[str | None, Opt(help="A method's name.")] = None,
-    option: Annotated[
-        list[str] | None, Opt(metavar="NAME=VALUE", help="An option of the method (repeat).")
-    ] = None,
-    split: Annotated[str | None, Opt(help="val or test.")] = None,
-    tau: Annotated[float | None, Opt(help="Weight of captions against images, 0 to 1.")] = None,
-    top_k: Annotated[int | None, Opt(help="Candidates that are verified.")] = None,
-    alpha: Annotated[int | None, Opt(help="Candidates compared with the reference.")] = None,
-    stages: Annotated[str | None, Opt(help="s1, s1 s2, or s1 s2 s3.")] = None,
-    subset: Annotated[
-        bool | None, Opt("--subset/--no-subset", help="Rank a query's image set alone.")
-    ] = None,
-    shared_concept: Annotated[
-        bool | None,
-        Opt("--shared-concept/--no-shared-concept", help="Add it to the instruction."),
-    ] = None,
-    protocol: Annotated[str | None, Opt(help="paper or official.")] = None,
-    run_name: Annotated[str | None, Opt(help="Folder under runs/<DATASET>.")] = None,
-    data_root: Annotated[Path | None, Opt(help="Where the datasets lie.")] = None,
-    image_db: Annotated[Path | None, Opt(help="Where captions and embeddings are kept.")] = None,
-    runs: Annotated[Path | None, Opt(help="Where run folders are made.")] = None,
-    models: Annotated[str | None, Opt(help="A set of configs/models, or a file.")] = None,
-    prompts: Annotated[str | None, Opt(help="A prompt set, or a folder.")] = None,
-    engine: Annotated[str | None, Opt(help="auto, transformers, vllm or openai.")] = None,
-    reasoner: Annotated[str | None, Opt(help="Checkpoint: folder or hub id.")] = None,
-    captioner: Annotated[str | None, Opt(help="Checkpoint: folder or hub id.")] = None,
-    verifier: Annotated[str | None, Opt(help="Checkpoint: folder or hub id.")] = None,
-    evaluator: Annotated[str | None, Opt(help="Checkpoint: folder or hub id.")] = None,
-    clip: Annotated[str | None, Opt(help="Encoder checkpoint: folder or hub id.")] = None,
-    cache: Annotated[Path | None, Opt(help="The response cache's file.")] = None,
-    replay: Annotated[Path | None, Opt(help="Run from a bundle alone, without models.")] = None,
-    ray_address: Annotated[str | None, Opt(help="A running Ray cluster to join.")] = None,
-    reading: Annotated[
-        str | None,
-        Opt(help="How answers are read: tolerant, or paper (as the authors' code does)."),
-    ] = None,
-    fail_on_error: Annotated[
-        float | None, Opt(help="Share of a step's requests that may get no answer, 0 to 1.")
-    ] = None,
-    preflight: Annotated[
-        bool | None, Opt("--preflight/--no-preflight", help="Look first at all that is needed.")
-    ] = None,
-    limit: Annotated[int | None, Opt(help="Only the first so many queries.")] = None,
-) -> RunConfig:
-    options = dict(locals())  # every option by its name; None: the config decides
-    roles = ("captioner", "reasoner", "verifier", "evaluator", "clip")
-    options["options"] = parse_options(options.pop("option") or [])
-    checkpoints = {role: model for role in roles if (model := options.pop(role))}
-    if clip := checkpoints.pop("clip", None):
-        checkpoints["encoder"] = clip
-    return load_run(options.pop("config"), options, checkpoints)
-
-
-def _with_run_options(action: Callable[[RunConfig], None]) -> Callable[..., None]:
-    """A command that takes the options of a run, and hands over what they come to."""
-
-    @wraps(_configure)
-    def command(**options: Any) -> None:
-        action(_configure(**options))
-
-    command.__doc__ = action.__doc__
-    return command
-
-
-def run(config: RunConfig) -> None:
-    """Run the stages on a benchmark and write a run folder."""
-    from imagescope.report.summary import print_summary
-    from imagescope.runs.pipeline import run as run_pipeline
-
-    result, log = run_pipeline(config), logging.getLogger("imagescope")
-    try:
-        from imagescope.report import write_report
-
-        log.info("report: %s", write_report(result.folder, result.images))
-    except Exception as error:  # the results are written; a page must not take them along
-        log.warning("no report: %s (later: imagescope report %s)", error, result.folder)
-    print_summary(result, console)
-
-
-def plan(config: RunConfig) -> None:
-    """Say what a run would ask of the models, before anything runs."""
-    from imagescope.runs.plan import print_plan
-
-    logging.getLogger("imagescope").setLevel(logging.WARNING)  # the table says it all
-    print_plan(config, console)
-
-
 for listing in (listings.methods, listings.encoders, listings.engines, listings.benchmarks):
     app.command()(listing)
-app.command("run")(_with_run_options(run))
-app.command("plan")(_with_run_options(plan))
+app.command(cls=cli_run.RunCommand)(cli_run.run)
+app.command(cls=cli_run.RunCommand)(cli_run.plan)
 
 
 @app.command()

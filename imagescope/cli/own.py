@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagescope.config import engine_name
 from imagescope.errors import UserError
 from imagescope.files import write_text
 from imagescope.terminal import Terminal, print_json
@@ -141,6 +140,8 @@ def _hush() -> None:
 
 
 def _engine(name: str | None) -> str | None:
+    from imagescope.config import engine_name
+
     try:
         return engine_name(name) if name else None
     except ValueError as error:
