@@ -70,6 +70,7 @@ class Encoder:
     package: ClassVar[str] = ""
     takes: frozenset[Kind] = frozenset({"text", "image"})
     instructed = False  # whether a side's instruction is part of what it embeds
+    checkpoint = True  # whether there is one, to be looked for before a run and opened
 
     def __init__(self, config: EncoderConfig):
         if not self.instructed and (config.instruction_query or config.instruction_gallery):
@@ -232,6 +233,12 @@ class Encoder:
                     if good := [row for row in done if row not in reasons]:
                         said = [texts[row] for row in good if row in texts]
                         yield good, said, [pictures[row] for row in good]
+
+
+def has_checkpoint(config: EncoderConfig) -> bool:
+    """Whether the encoder's library needs a checkpoint here."""
+    library: type[Encoder] = ENCODERS.load(config.library)
+    return library.checkpoint
 
 
 def open_encoder(config: EncoderConfig, *, ray_address: str | None = None) -> Encoder:

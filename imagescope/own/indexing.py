@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from imagescope.config import EngineName, load_models
+from imagescope.encoders.base import has_checkpoint
 from imagescope.engines import is_remote
 from imagescope.errors import UserError
 from imagescope.files import replacing
@@ -141,7 +142,8 @@ def _check(draft: Manifest) -> None:
     captioner, encoder = draft.models.captioner, draft.models.encoder
     if not is_remote(captioner, draft.engine):
         fingerprint(captioner.model, captioner.revision)
-    fingerprint(encoder.model, encoder.revision)
+    if has_checkpoint(encoder):
+        fingerprint(encoder.model, encoder.revision)
 
 
 def _embed(

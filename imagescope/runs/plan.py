@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from imagescope.config import EncoderConfig, ModelConfig, RunConfig
+from imagescope.encoders.base import has_checkpoint
 from imagescope.errors import UserError
 from imagescope.gallery.database import ImageDB
 from imagescope.methods.base import check_queries, open_method
@@ -92,6 +93,8 @@ def _remember(config: RunConfig, steps: Mapping[str, Forecast]) -> None:
 
 def memory(config: ModelConfig | EncoderConfig) -> str:
     """A checkpoint's weights in GB, and what the engine takes of each GPU."""
+    if isinstance(config, EncoderConfig) and not has_checkpoint(config):
+        return "needs no weights"
     try:
         folder = Path(locate(config.model))
     except UserError:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from imagescope.arrays import Array
-from imagescope.config import RunConfig, Side
-from imagescope.encoders.base import Encoder
+from imagescope.config import EncoderConfig, RunConfig, Side
+from imagescope.encoders.base import Encoder, has_checkpoint
 from imagescope.encoders.cached import CachedEncoder
 from imagescope.engines import is_remote, open_engine
 from imagescope.engines.base import Pair, Request, Response
@@ -27,6 +27,7 @@ from imagescope.errors import UserError
 from imagescope.gallery.vectors import GalleryVectors
 from imagescope.methods.context import RunContext
 from imagescope.records import Item, Query, Ranking
+from imagescope.registry import ENCODERS
 from imagescope.runs.preflight import identifiable
 from imagescope.search.score import Score
 from imagescope.store.cache import Cache
@@ -123,11 +124,16 @@ class _Unknown(Exception):
     """Vectors that only the encoder could make."""
 
 
-class _Unloaded(Encoder):
-    """An encoder that may not be asked."""
+def _unloaded(config: EncoderConfig) -> Encoder:
+    """The encoder that a configuration names, which may not be asked."""
+    library: Any = ENCODERS.load(config.library)
 
-    def embed(self, items: Sequence[Item], side: Side) -> tuple[Array, dict[int, str]]:
-        raise _Unknown
+    class Unloaded(library):
+        def embed(self, items: Sequence[Item], side: Side) -> tuple[Array, dict[int, str]]:
+            raise _Unknown
+
+    encoder: Encoder = Unloaded(config)
+    return encoder
 
 
 class _HeldVectors(CachedEncoder):
@@ -158,7 +164,7 @@ class PlanContext(RunContext):
         super().__init__(config, cache=cache, **rest)
         self.typical, self.exact = {"captions": CAPTION, **typical}, True
         self._config, self._cache = config, cache
-        self.encoder = _Unloaded(config.models.encoder)
+        self.encoder = _unloaded(config.models.encoder)
         self.vectors: _HeldVectors = _HeldVectors(self.encoder, cache)
 
     def row(self, step: str, role: str) -> Forecast:
@@ -178,7 +184,8 @@ class PlanContext(RunContext):
     @contextmanager
     def _timed(self, name: str) -> Iterator[Forecast]:
         row = self.row(name, "encoder")
-        row.identified = identifiable(self.encoder.config.model, self.encoder.config.revision)
+        config = self.encoder.config
+        row.identified = not has_checkpoint(config) or identifiable(config.model, config.revision)
         with super()._timed(name):
             yield row
         self.exact = self.exact and not self.vectors.unknown

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from imagescope.benchmarks.base import Benchmark
 from imagescope.config import EncoderConfig, ModelConfig, RunConfig
+from imagescope.encoders.base import has_checkpoint
 from imagescope.engines import choose
 from imagescope.engines.base import Request, collect
 from imagescope.errors import UserError
@@ -136,7 +137,8 @@ def checkpoints(
     for what is not here."""
     uses: dict[tuple[str, str | None], list[str]] = {}
     for role, model in models:
-        uses.setdefault((model.model, model.revision), []).append(role)
+        if isinstance(model, ModelConfig) or has_checkpoint(model):
+            uses.setdefault((model.model, model.revision), []).append(role)
     for (name, revision), roles in uses.items():
         yield _checkpoint(name, revision, ", ".join(roles), online)
 

@@ -29,14 +29,23 @@ from huggingface_hub.errors import GatedRepoError
 from imagescope.benchmarks.base import Benchmark
 from imagescope.cli.app import main
 from imagescope.config import RunConfig, config_path, load_run
+from imagescope.encoders import base as encoders
+from imagescope.encoders.base import Encoder
 from imagescope.engines.base import Request, Response, collect
 from imagescope.engines.cached import Cached
 from imagescope.engines.openai import TEMPLATE
 from imagescope.errors import UserError
+from imagescope.registry import Registry
 from imagescope.runs import preflight
 from imagescope.runs.pipeline import load_benchmark
+from imagescope.runs.plan import memory
 from imagescope.runs.preflight import Preflight, examine
 from imagescope.store.cache import Cache
+
+
+class Drawn(Encoder):
+    checkpoint = False
+
 
 REPO = Path(__file__).parents[2]
 GB = 1 << 30
@@ -211,3 +220,16 @@ def test_what_is_cached_needs_no_look(
         with pytest.raises(UserError, match="nowhere"):
             collect(Cached(Preflight(*setting()).before(Engine(False)), cache), [Request("held")])
         assert looked == [1, 1]
+
+
+def test_an_encoder_that_needs_no_checkpoint_is_not_looked_for(
+    setting: Callable[..., tuple[RunConfig, Benchmark]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = Registry("encoder", {"drawn": f"{__name__}:Drawn"})
+    monkeypatch.setattr(encoders, "ENCODERS", registry)
+    models = model_set(tmp_path, encoder={"model": "no/such-model", "library": "drawn"})
+    checks = examine(*setting(models))
+    assert not [check for check in checks if check.state == "missing"]
+    assert memory(setting(models)[0].models.encoder) == "needs no weights"
