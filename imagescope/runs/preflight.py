@@ -17,7 +17,7 @@ from imagescope.benchmarks.base import Benchmark
 from imagescope.config import EncoderConfig, ModelConfig, RunConfig
 from imagescope.encoders.base import has_checkpoint
 from imagescope.engines import choose
-from imagescope.engines.base import Request, collect
+from imagescope.engines.base import Engine, Request, collect
 from imagescope.errors import UserError
 from imagescope.methods.base import open_method
 from imagescope.models.checkpoints import available, locate, problems, read_config
@@ -112,7 +112,7 @@ def _models(config: RunConfig) -> Iterator[Check]:
     later = {"verifier": "s2", "evaluator": "s3"}  # asked in a stage that may be left out
     roles = [role for role in method.roles if role not in later or later[role] in stages]
     local: list[tuple[str, ModelConfig | EncoderConfig]] = [("encoder", config.models.encoder)]
-    remote: dict[tuple[str, ...], tuple[list[str], ModelConfig]] = {}
+    remote: dict[tuple[str, ...], tuple[list[str], str, ModelConfig]] = {}
     for role in roles:
         model = config.models.role(role)
         try:
@@ -121,13 +121,13 @@ def _models(config: RunConfig) -> Iterator[Check]:
             yield Check("packages", role, "missing", str(error))
             continue
         if ENGINES.load(kind).remote:
-            key = (model.model, model.base_url or "", model.api_key_env)
-            remote.setdefault(key, ([], model))[0].append(role)
+            key = (kind, model.model, model.base_url or "", model.api_key_env)
+            remote.setdefault(key, ([], kind, model))[0].append(role)
         else:
             local.append((role, model))
     yield from checkpoints(local, online=True)
-    for names, model in remote.values():
-        yield _endpoint(", ".join(names), model)
+    for names, kind, model in remote.values():
+        yield _endpoint(", ".join(names), kind, model)
 
 
 def checkpoints(
@@ -187,13 +187,13 @@ def identifiable(model: str, revision: str | None) -> bool:
     return isinstance(try_to_load_from_cache(source, "config.json", revision=revision), str)
 
 
-def _endpoint(roles: str, model: ModelConfig) -> Check:
+def _endpoint(roles: str, kind: str, model: ModelConfig) -> Check:
     """Asks an endpoint for one token. A refusal is an answer, too: other requests may pass."""
-    from imagescope.engines.openai import OpenAI
-
     where = f"{redact(model.base_url or 'the endpoint')} (model {model.model})"
     try:
-        engine = OpenAI(model.model_copy(update={"retries": 1, "retry_timeouts": False}))
+        engine: Engine = ENGINES.load(kind)(
+            model.model_copy(update={"retries": 1, "retry_timeouts": False})
+        )
         try:
             collect(engine, [Request("Say yes.", max_tokens=1)])
         finally:
