@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from imagescope.config import EncoderConfig, Side
 from imagescope.encoders.base import Encoder, torch_dtype
 from imagescope.encoders.pixels import batch
+from imagescope.models.device import import_transformers
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,8 +29,8 @@ class TwoTowers:
 
     def __init__(self, folder: str, config: EncoderConfig):
         import torch
-        import transformers
 
+        transformers = import_transformers()
         verbosity = transformers.logging.get_verbosity()
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()

@@ -89,8 +89,8 @@ class Transformers(EngineClass):
                 "transformers engine use a checkpoint that is stored quantised, or none"
             )
         import torch
-        import transformers
 
+        transformers = device.import_transformers()
         trusted = config.trust_remote_code
         folder = fetch(config.model, config.revision, trusted)
         trust = {"trust_remote_code": True} if trusted else {}

@@ -43,6 +43,21 @@ def vllm_works() -> bool:
     return tried.returncode == 0
 
 
+def import_transformers() -> Any:
+    """transformers, without scikit-learn: where that is installed (sentence-transformers brings it),
+    it would be imported for assisted decoding, which is not used here: a third of a cold start."""
+    hidden = "sklearn" not in sys.modules
+    if hidden:
+        sys.modules["sklearn"] = None  # type: ignore[assignment]  # as if it were not installed
+    try:
+        import transformers
+        import transformers.generation.utils
+    finally:
+        if hidden:
+            del sys.modules["sklearn"]
+    return transformers
+
+
 @lru_cache(maxsize=1)
 def _gpu_build() -> bool:
     """Whether the installed torch can use a GPU at all."""

@@ -7,6 +7,8 @@ import os
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -235,3 +237,18 @@ def test_a_hub_id_in_the_cache_is_its_commit(offline: Path, whole: Path) -> None
         fetch("owner/name")
     with pytest.raises(UserError, match="owner/name"):
         fingerprint("owner/name", "another")
+
+
+LEAN = """
+import sys
+from imagescope.models.device import import_transformers
+import_transformers().AutoModelForCausalLM
+import transformers.models.clip.modeling_clip
+assert "sklearn" not in sys.modules
+import sklearn  # for others it is there
+"""
+
+
+def test_transformers_comes_without_scikit_learn() -> None:
+    pytest.importorskip("sklearn")
+    subprocess.run([sys.executable, "-c", LEAN], check=True)
