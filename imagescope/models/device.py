@@ -44,8 +44,9 @@ def vllm_works() -> bool:
 
 
 def import_transformers() -> Any:
-    """transformers, without scikit-learn: where that is installed (sentence-transformers brings it),
-    it would be imported for assisted decoding, which is not used here: a third of a cold start."""
+    """transformers, without scikit-learn: where that is installed (sentence-transformers brings
+    it), it would be imported for assisted decoding, which is not used here: a third of a cold
+    start."""
     hidden = "sklearn" not in sys.modules
     if hidden:
         sys.modules["sklearn"] = None  # type: ignore[assignment]  # as if it were not installed
