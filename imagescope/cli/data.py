@@ -41,7 +41,7 @@ def data_check(
         for checked in found:
             show(checked, console)
     if absent:
-        raise UserError("\n".join(absent))
+        raise UserError("\n".join(dict.fromkeys(absent)))  # each split may say the same
     if not all(checked.ok for checked in found):
         raise typer.Exit(1)
 

@@ -174,3 +174,10 @@ def test_another_package_brings_a_command(
     sys.modules.pop("greeting")
     assert main(["greet", "world"]) == 1
     assert "command greet (greeting:app): No module" in capsys.readouterr().err
+
+
+def test_what_lacks_for_every_split_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "check", "CIRR", "--data-root", str(tmp_path / "none")]) == 1
+    assert capsys.readouterr().err.count("no such folder") == 1
