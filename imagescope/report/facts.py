@@ -104,12 +104,12 @@ def _is_number(value: Any) -> bool:
 
 
 def models(manifest: Manifest) -> list[dict[str, str]]:
-    """One row per role: role, model, engine, and what else identifies it."""
+    """One row per role that was asked: role, model, engine, and what else identifies it."""
     rows = []
     for role in ROLES:
         chosen = manifest.part("config", "models", role)
         used = manifest.part("models", role)
-        if not chosen and not used:
+        if not used and (manifest.part("models") or not chosen):  # not this method's, or unknown
             continue
         engine = used.get("engine") or used.get("library")
         revision = used.get("revision") or chosen.get("revision") or used.get("sha256") or ""

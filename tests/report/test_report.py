@@ -196,8 +196,8 @@ def test_the_page_says_which_method_ran(tmp_path: Path, files: dict[str, Path]) 
     text = write_report(folder, files).read_text(encoding="utf-8")
     assert "other (control)" in text and "weight 0.5" in text and 'id="movement"' not in text
     assert data(folder / "index.html")["stages"] == [["Look"]]
-    dots = re.findall(r'<span class="dot s(\d)">\d</span></td><th scope="row">(\w+)', text)
-    assert ("1", "Evaluation") in dots and ("0", "Captions") in dots
+    dots = re.findall(r'<span class="dot s\d">(.)</span></td><th scope="row">(\w+)', text)
+    assert ("1", "Evaluation") in dots and ("–", "Captions") in dots
 
 
 def test_quoted_figures_are_marked(tmp_path: Path, files: dict[str, Path]) -> None:
