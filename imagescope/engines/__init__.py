@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from imagescope.config import EngineName, ModelConfig
-from imagescope.engines.base import Engine, Request, Response, collect
+from imagescope.engines.base import Engine, Request, Response, in_chunks
 from imagescope.errors import UserError
 from imagescope.models.device import chat_options, visible_gpus, vllm_works
 from imagescope.registry import ENGINES
@@ -54,16 +54,8 @@ class Lazy:
             yield from self._engine.generate(requests)
 
     def chunks(self, chunks: Sequence[Sequence[Request]]) -> Iterator[tuple[int, list[Response]]]:
-        """(number of the chunk, its responses in order): several at once where the engine can
-        (distributed.py), else one after the other."""
-        if not chunks:
-            return
-        several = getattr(self._engine, "chunks", None)
-        if several:
-            yield from several(chunks)
-        else:
-            for number, chunk in enumerate(chunks):
-                yield number, collect(self._engine, chunk)
+        if chunks:
+            yield from in_chunks(self._engine, chunks)
 
     def close(self) -> None:
         if self._made is not None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 from imagescope.records import Pair, Picture, Request, Response
 
-__all__ = ["Engine", "EngineClass", "Pair", "Picture", "Request", "Response", "collect", "pictures"]
+__all__ = ["Engine", "EngineClass", "Pair", "Picture", "Request", "Response", "collect", "in_chunks", "pictures"]
 
 
 class Engine(Protocol):
@@ -57,3 +57,16 @@ def collect(engine: Engine, requests: Sequence[Request]) -> list[Response]:
 def pictures(batch: Sequence[tuple[int, Request]]) -> list[Picture | Pair]:
     """What a batch of numbered requests shows, each once."""
     return list(dict.fromkeys(image for _, request in batch for image in request.images))
+
+
+def in_chunks(
+    engine: Engine, chunks: Sequence[Sequence[Request]]
+) -> Iterator[tuple[int, list[Response]]]:
+    """(number of the chunk, its responses in order): several at once where the engine can
+    (distributed.py), else one after the other."""
+    several = getattr(engine, "chunks", None)
+    if several and chunks:
+        yield from several(chunks)
+    else:
+        for number, chunk in enumerate(chunks):
+            yield number, collect(engine, chunk)

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from imagescope.engines.base import Engine, Pair, Picture, Request, Response, collect
+from imagescope.engines.base import Engine, Pair, Picture, Request, Response, in_chunks
 from imagescope.engines.text import received
 from imagescope.errors import UserError
 from imagescope.records import plain
@@ -148,12 +148,7 @@ class Cached:
 
     def _ask(self, chunks: list[list[Request]]) -> Iterator[tuple[int, list[Response]]]:
         """(number of the chunk, its responses in order); timed without what the caller does."""
-        several = getattr(self._engine, "chunks", None)
-        source = (
-            several(chunks)
-            if several
-            else ((n, collect(self._engine, chunk)) for n, chunk in enumerate(chunks))
-        )
+        source = in_chunks(self._engine, chunks)
         while True:
             start, loading, loads = time.monotonic(), *self._loading()
             item = next(source, None)
