@@ -12,7 +12,16 @@ from typing import Any, ClassVar, Protocol
 
 from imagescope.records import Pair, Picture, Request, Response
 
-__all__ = ["Engine", "EngineClass", "Pair", "Picture", "Request", "Response", "collect", "in_chunks", "pictures"]
+__all__ = [
+    "Engine",
+    "EngineClass",
+    "Pair",
+    "Picture",
+    "Request",
+    "Response",
+    "collect",
+    "in_chunks",
+]
 
 
 class Engine(Protocol):
@@ -52,11 +61,6 @@ def collect(engine: Engine, requests: Sequence[Request]) -> list[Response]:
     """All responses, in the order of the requests."""
     responses = dict(engine.generate(requests))
     return [responses[i] for i in range(len(requests))]
-
-
-def pictures(batch: Sequence[tuple[int, Request]]) -> list[Picture | Pair]:
-    """What a batch of numbered requests shows, each once."""
-    return list(dict.fromkeys(image for _, request in batch for image in request.images))
 
 
 def in_chunks(

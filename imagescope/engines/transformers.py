@@ -6,7 +6,6 @@ Runs in this process; on a CPU in float32, on one GPU in the checkpoint's own dt
 from __future__ import annotations
 
 import gc
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -14,15 +13,13 @@ from typing import Any
 
 from imagescope.config import ModelConfig
 from imagescope.engines.ahead import Remembering, prepare_small
-from imagescope.engines.base import EngineClass, Pair, Picture, Request, Response, pictures
+from imagescope.engines.base import EngineClass, Request, Response
+from imagescope.engines.batches import Batch, answers, pictures
 from imagescope.engines.text import cut, neutral, neutraliser, shares, variants, wrap
 from imagescope.errors import UserError
 from imagescope.models import device
 from imagescope.models.ahead import read_ahead
 from imagescope.models.checkpoints import fetch
-
-log = logging.getLogger("imagescope")
-Batch = list[tuple[int, Request]]
 
 
 class Transformers(EngineClass):
@@ -67,7 +64,16 @@ class Transformers(EngineClass):
             for start in range(0, len(part), self.config.batch_size)
         ]
         for batch, pixels in read_ahead(batches, pictures, prepare_small):
-            yield from self._answer(batch, texts, pixels)
+
+            def ask(part: Batch, pixels: Any = pixels) -> list[Response]:
+                return self._forward(
+                    [request for _, request in part],
+                    [texts[i] for i, _ in part],
+                    [pixels[image] for _, request in part for image in request.images],
+                )
+
+            shown = pixels if self._sees else None
+            yield from answers(self.config.model, batch, shown, ask, (RuntimeError, ValueError))
 
     def close(self) -> None:
         if self._model is None:
@@ -176,7 +182,7 @@ class Transformers(EngineClass):
 
     def _alike(self, requests: Sequence[Request], texts: dict[int, str]) -> list[Batch]:
         """Requests grouped by what a batch must share."""
-        groups: dict[tuple, Batch] = {}
+        groups: dict[tuple, list[tuple[int, Request]]] = {}
         for i, r in enumerate(requests):
             key = (r.max_tokens, r.repetition_penalty, r.stop, r.choices, len(r.images))
             groups.setdefault(key, []).append((i, r))
@@ -184,42 +190,6 @@ class Transformers(EngineClass):
             if not images:
                 batch.sort(key=lambda item: len(texts[item[0]]))
         return list(groups.values())
-
-    def _answer(
-        self, batch: Batch, texts: dict[int, str], pixels: dict[Picture | Pair, Any]
-    ) -> Iterator[tuple[int, Response]]:
-        """The batch's responses; halves it where it fails as a whole."""
-        readable = []
-        for i, request in batch:
-            unread = [p for image in request.images if isinstance(p := pixels[image], str)]
-            if request.images and not self._sees:
-                unread = [f"{self.config.model} takes no images"]
-            if unread:
-                yield i, Response("", finish="error", error=unread[0])
-            else:
-                readable.append((i, request))
-        if not readable:
-            return
-        try:
-            responses = self._forward(
-                [request for _, request in readable],
-                [texts[i] for i, _ in readable],
-                [pixels[image] for _, request in readable for image in request.images],
-            )
-        except (RuntimeError, ValueError) as error:
-            why = str(error).splitlines()[0] if str(error) else type(error).__name__
-            if len(readable) == 1:
-                log.warning("%s: a request failed: %s", self.config.model, why)
-                yield readable[0][0], Response("", finish="error", error=why)
-                return
-            log.debug("%s: a batch of %d failed, halved: %s", self.config.model, len(batch), why)
-            del error
-            half = len(readable) // 2
-            yield from self._answer(readable[:half], texts, pixels)
-            yield from self._answer(readable[half:], texts, pixels)
-            return
-        for (i, _), response in zip(readable, responses, strict=True):
-            yield i, response
 
     def _forward(
         self, requests: list[Request], texts: list[str], pixels: list[Any]

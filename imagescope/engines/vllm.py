@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import gc
-import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from imagescope.config import ModelConfig
-from imagescope.engines.base import EngineClass, Pair, Picture, Request, Response, pictures
+from imagescope.engines.base import EngineClass, Pair, Picture, Request, Response
+from imagescope.engines.batches import Batch, answers, pictures
 from imagescope.engines.text import neutral, neutraliser, shares, variants, wrap
 from imagescope.errors import UserError
 from imagescope.models import device
@@ -21,7 +21,6 @@ from imagescope.models.ahead import read_ahead
 from imagescope.models.checkpoints import fetch, read_config
 from imagescope.models.images import prepare
 
-log = logging.getLogger("imagescope")
 BATCH = 256  # requests with images given to vLLM at once
 
 
@@ -53,14 +52,10 @@ class VLLM(EngineClass):
         size = BATCH if any(request.images for request in requests) else len(requests)
         batches = [numbered[first : first + size] for first in range(0, len(numbered), size)]
         for batch, pixels in read_ahead(batches, pictures, prepare):
-            readable = []
-            for i, request in batch:
-                unread = [p for image in request.images if isinstance(p := pixels[image], str)]
-                if unread:
-                    yield i, Response("", finish="error", error=unread[0])
-                else:
-                    readable.append((i, request))
-            yield from self._answer(readable, pixels)
+            shown = pixels if self._sees else None
+            yield from answers(
+                self.config.model, batch, shown, partial(self._answer, pixels), self._refusals
+            )
 
     def close(self) -> None:
         if self._llm is None:
@@ -124,42 +119,22 @@ class VLLM(EngineClass):
         self.loads += 1
         self.load_seconds += time.monotonic() - start
 
-    def _answer(
-        self, batch: list[tuple[int, Request]], pixels: dict[Picture | Pair, Any]
-    ) -> Iterator[tuple[int, Response]]:
-        """The responses; halves the batch where vLLM refuses it, down to the request it means."""
-        if not batch:
-            return
+    def _answer(self, pixels: Mapping[Picture | Pair, Any], batch: Batch) -> list[Response]:
         requests = [request for _, request in batch]
-        try:
-            for _, request in batch:
-                if request.images and not self._sees:
-                    raise ValueError(f"{self.config.model} takes no images")
-            parameters = [self._parameters(request) for request in requests]
-            if self.config.template is None:
-                outputs = self._llm.chat(
-                    [self._messages(request, pixels) for request in requests],
-                    parameters,
-                    use_tqdm=False,
-                    chat_template_kwargs=self.config.chat_template_options or None,
-                )
-            else:
-                prompts = [self._prompt(self.config.template, r, pixels) for r in requests]
-                outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
-        except self._refusals as error:
-            if len(batch) > 1:
-                half = len(batch) // 2
-                yield from self._answer(batch[:half], pixels)
-                yield from self._answer(batch[half:], pixels)
-                return
-            why = str(error).strip().splitlines() or [type(error).__name__]
-            log.warning("%s: a request was refused: %s", self.config.model, why[0])
-            yield batch[0][0], Response("", finish="error", error=why[0])
-            return
-        for (i, request), output in zip(batch, outputs, strict=True):
-            yield i, self._response(request, output)
+        parameters = [self._parameters(request) for request in requests]
+        if self.config.template is None:
+            outputs = self._llm.chat(
+                [self._messages(request, pixels) for request in requests],
+                parameters,
+                use_tqdm=False,
+                chat_template_kwargs=self.config.chat_template_options or None,
+            )
+        else:
+            prompts = [self._prompt(self.config.template, r, pixels) for r in requests]
+            outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
+        return [self._response(r, output) for r, output in zip(requests, outputs, strict=True)]
 
-    def _messages(self, request: Request, pixels: dict[Picture | Pair, Any]) -> list[dict]:
+    def _messages(self, request: Request, pixels: Mapping[Picture | Pair, Any]) -> list[dict]:
         prompt = neutral(request.prompt, self._control)
         content: Any = prompt
         if request.images:
@@ -168,7 +143,7 @@ class VLLM(EngineClass):
         return [{"role": "user", "content": content}]
 
     def _prompt(
-        self, template: str, request: Request, pixels: dict[Picture | Pair, Any]
+        self, template: str, request: Request, pixels: Mapping[Picture | Pair, Any]
     ) -> dict[str, Any]:
         text = wrap(template, neutral(request.prompt, self._control))
         images = [pixels[image] for image in request.images]

@@ -29,18 +29,7 @@ log = logging.getLogger("imagescope")
 MAGIC = b"SQLite format 3\0"
 APPLICATION = 0x494D5343  # "IMSC", in the file's header: whose SQLite file this is
 VERSION = 2
-TABLES = {
-    1: (
-        "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
-        "CREATE TABLE identities (id TEXT, declared TEXT, identity TEXT NOT NULL, "
-        "PRIMARY KEY (id, declared))",
-        "CREATE TABLE responses (key TEXT PRIMARY KEY, identity TEXT NOT NULL, "
-        "request TEXT NOT NULL, response TEXT NOT NULL, created REAL NOT NULL) WITHOUT ROWID",
-        "CREATE TABLE vectors (space TEXT, key TEXT, vector BLOB NOT NULL, created REAL NOT NULL, "
-        "PRIMARY KEY (space, key)) WITHOUT ROWID",
-        "CREATE TABLE files (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, "
-        "sha256 TEXT NOT NULL) WITHOUT ROWID",
-    ),
+TABLES: dict[int, tuple[str, ...]] = {
     2: (
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
         "CREATE TABLE identities (id TEXT, declared TEXT, identity TEXT NOT NULL, "
@@ -54,6 +43,7 @@ TABLES = {
         "sha256 TEXT NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID",
     ),
 }
+TABLES[1] = tuple(table.replace(", checksum BLOB NOT NULL", "") for table in TABLES[2])
 LONGEST = 256 << 20  # bytes of one value
 STEPS_A_PAGE = 10_000  # of SQLite's machine that a query may take; a sound file takes a tenth
 STEPS = 1_000_000  # between two looks at the count

@@ -27,6 +27,7 @@ from PIL import Image
 from imagescope.config import ModelConfig
 from imagescope.engines import choose, open_engine
 from imagescope.engines.base import Pair, Picture, Request, Response, collect
+from imagescope.engines.batches import Batch
 from imagescope.engines.child import Child, EngineDied
 from imagescope.engines.text import cut, neutral, neutraliser, shares, wrap
 from imagescope.engines.transformers import Transformers
@@ -407,13 +408,14 @@ def test_vllm_reads_images_in_batches(tmp_path: Path, monkeypatch: pytest.Monkey
     Path(paths[2]).write_text("no image")
     engine, batches = vllm.VLLM(configured("verifier")), list[int]()
 
-    def answer(batch: list[tuple[int, Request]], pixels: Any) -> Iterator[tuple[int, Response]]:
+    def answer(pixels: Any, batch: Batch) -> list[Response]:
         batches.append(len(batch))
-        for i, request in batch:
-            yield i, Response(str(pixels[request.images[0]].width))
+        return [Response(str(pixels[request.images[0]].width)) for _, request in batch]
 
     monkeypatch.setattr(vllm, "BATCH", 3)
     monkeypatch.setattr(engine, "_load", lambda: None)
+    monkeypatch.setattr(engine, "_sees", True, raising=False)
+    monkeypatch.setattr(engine, "_refusals", (ValueError,), raising=False)
     monkeypatch.setattr(engine, "_answer", answer)
     found = collect(engine, [Request("", (Picture(path),)) for path in [*paths, paths[0]]])
     assert [r.text for r in found] == ["1", "2", "", "4", "5", "6", "7", "1"]
