@@ -11,7 +11,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -22,8 +21,9 @@ from imagescope.arrays import Array
 from imagescope.config import EncoderConfig, Side
 from imagescope.encoders.pixels import target_pad
 from imagescope.errors import UserError
+from imagescope.models.ahead import read_ahead
 from imagescope.models.checkpoints import fetch, fingerprint
-from imagescope.models.decoding import UnreadableImage, opened
+from imagescope.models.decoding import opened
 from imagescope.models.device import threads_for, visible_gpus
 from imagescope.records import Item
 from imagescope.registry import ENCODERS
@@ -215,24 +215,25 @@ class Encoder:
             return
 
         def picture(path: os.PathLike[str]) -> Any:
-            try:
-                with opened(os.fspath(path)) as image:
-                    padded = self.config.preprocessing == "target_pad"
-                    return models[0].picture(target_pad(image) if padded else image)
-            except (UnreadableImage, ValueError) as error:  # a processor refuses 1x9000 pixels, say
-                return str(error)
+            with opened(os.fspath(path)) as image:
+                padded = self.config.preprocessing == "target_pad"
+                return models[0].picture(target_pad(image) if padded else image)
 
-        waiting: deque[tuple[list[int], list[Future[Any]]]] = deque()
-        with ThreadPoolExecutor(min(32, os.cpu_count() or 1), "decode") as pool:
-            for batch in [*batches, []]:
-                waiting.append((batch, [pool.submit(picture, *items[row].images) for row in batch]))
-                while waiting and (not batch or len(waiting) > AHEAD * len(models)):
-                    done, futures = waiting.popleft()
-                    pictures = {row: f.result() for row, f in zip(done, futures, strict=True)}
-                    reasons.update({r: why for r, why in pictures.items() if isinstance(why, str)})
-                    if good := [row for row in done if row not in reasons]:
-                        said = [texts[row] for row in good if row in texts]
-                        yield good, said, [pictures[row] for row in good]
+        path = {row: items[row].images[0] for row in rows}
+        decoded = read_ahead(
+            batches,
+            lambda batch: [path[row] for row in batch],
+            picture,
+            ahead=AHEAD * len(models),
+            threads=min(32, os.cpu_count() or 1),
+        )
+        for batch, pictures in decoded:
+            for row in batch:
+                if isinstance(why := pictures[path[row]], str):
+                    reasons[row] = why
+            if good := [row for row in batch if row not in reasons]:
+                said = [texts[row] for row in good if row in texts]
+                yield good, said, [pictures[path[row]] for row in good]
 
 
 def has_checkpoint(config: EncoderConfig) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from imagescope.config import EncoderConfig, Side
 from imagescope.encoders.base import Encoder, torch_dtype
 from imagescope.errors import UserError
+from imagescope.models.device import transformers_quiet
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,10 +43,7 @@ class JointModel:
         for path in Path(folder).rglob("pytorch_model.bin"):  # a module's own; the library opens it
             if not path.with_name("model.safetensors").exists():
                 raise ValueError(f"{path} is a pickle, which is not opened: convert it")
-        verbosity = transformers.logging.get_verbosity()
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-        try:
+        with transformers_quiet():
             self._model = SentenceTransformer(
                 folder,
                 device="cpu",
@@ -56,8 +54,6 @@ class JointModel:
             if hasattr(processor, "image_processor"):  # PIL's, see encoders/transformers.py
                 load = transformers.AutoImageProcessor.from_pretrained
                 processor.image_processor = load(folder, backend="pil")
-        finally:
-            transformers.logging.set_verbosity(verbosity)
         self._config = config
         self.dimension = self._model.get_embedding_dimension() or 0
         self.parameters = sum(weights.numel() for weights in self._model.parameters())

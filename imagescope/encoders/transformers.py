@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from imagescope.config import EncoderConfig, Side
 from imagescope.encoders.base import Encoder, torch_dtype
 from imagescope.encoders.pixels import batch
-from imagescope.models.device import import_transformers
+from imagescope.models.device import import_transformers, transformers_quiet
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,10 +31,7 @@ class TwoTowers:
         import torch
 
         transformers = import_transformers()
-        verbosity = transformers.logging.get_verbosity()
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-        try:
+        with transformers_quiet():
             dtype = torch_dtype(config)
             load = transformers.AutoModel.from_pretrained
             self._model = load(folder, dtype=dtype, use_safetensors=True).eval()
@@ -44,8 +41,6 @@ class TwoTowers:
             # depend on what else is installed
             self._processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        finally:
-            transformers.logging.set_verbosity(verbosity)
         self.parameters = self._model.num_parameters()
         text = self._model.config.get_text_config()
         self._length = min(config.max_length, text.max_position_embeddings)

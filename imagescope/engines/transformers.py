@@ -6,6 +6,7 @@ Runs in this process; on a CPU in float32, on one GPU in the checkpoint's own dt
 from __future__ import annotations
 
 import gc
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -20,6 +21,8 @@ from imagescope.errors import UserError
 from imagescope.models import device
 from imagescope.models.ahead import read_ahead
 from imagescope.models.checkpoints import fetch
+
+log = logging.getLogger("imagescope")
 
 
 class Transformers(EngineClass):
@@ -85,6 +88,7 @@ class Transformers(EngineClass):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    @device.transformers_quiet()
     def _load(self) -> None:
         if self._model is not None:
             return
@@ -100,9 +104,6 @@ class Transformers(EngineClass):
         trusted = config.trust_remote_code
         folder = fetch(config.model, config.revision, trusted)
         trust = {"trust_remote_code": True} if trusted else {}
-        verbosity = transformers.logging.get_verbosity()
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
         try:
             described = transformers.AutoConfig.from_pretrained(folder, **trust)
             self._sees = hasattr(described, "vision_config")
@@ -125,8 +126,6 @@ class Transformers(EngineClass):
                 "(one that brings its own code needs trust_remote_code and a pinned revision, "
                 "docs/engines.md, and may run with engine: vllm)"
             ) from error
-        finally:
-            transformers.logging.set_verbosity(verbosity)
         self._model = model.to("cuda" if device.visible_gpus() else "cpu")
         self._prepare_decoding(transformers)
         self.loads += 1

@@ -51,6 +51,17 @@ def locate(model: str) -> str:
     return model
 
 
+def on_disk(source: str, revision: str | None = None) -> Path | None:
+    """The folder of a located checkpoint: its own, or that in the hub's cache, which need not be
+    whole; None where nothing of it is here."""
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(source, "config.json", revision=revision)
+    return Path(config).parent if isinstance(config, str) else None
+
+
 def _inside(folder: Path) -> bool:
     return (PACKAGE.parent / folder).is_dir()
 
@@ -221,8 +232,7 @@ def _fetch(source: str, revision: str | None) -> str:
 
 def read_config(model: str, revision: str | None = None) -> dict[str, Any]:
     """A checkpoint's config.json."""
-    source = locate(model)
-    folder = Path(source) if Path(source).is_dir() else _snapshot(source, revision)
+    folder = _snapshot(locate(model), revision)
     try:
         config = parse_json((folder / "config.json").read_bytes())
     except (OSError, ValueError) as error:
@@ -232,18 +242,18 @@ def read_config(model: str, revision: str | None = None) -> dict[str, Any]:
     return config
 
 
-def _snapshot(model: str, revision: str | None) -> Path:
-    """The hub cache's folder for a checkpoint, named by its commit; fetches config.json if new."""
-    from huggingface_hub import hf_hub_download, model_info, try_to_load_from_cache
+def _snapshot(source: str, revision: str | None) -> Path:
+    """The folder of a located checkpoint, a hub cache's named by its commit; fetches config.json
+    where nothing of it is here."""
+    if folder := on_disk(source, revision):
+        return folder
+    from huggingface_hub import hf_hub_download, model_info
 
-    path = try_to_load_from_cache(model, "config.json", revision=revision)
-    if not isinstance(path, str):
-        try:
-            model_info(model, revision=revision, timeout=10)  # fails at once, without retries
-            path = hf_hub_download(model, "config.json", revision=revision)
-        except Exception as error:
-            raise _unavailable(model, error) from None
-    return Path(path).parent
+    try:
+        model_info(source, revision=revision, timeout=10)  # fails at once, without retries
+        return Path(hf_hub_download(source, "config.json", revision=revision)).parent
+    except Exception as error:
+        raise _unavailable(source, error) from None
 
 
 def available(model: str, revision: str | None = None) -> int:

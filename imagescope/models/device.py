@@ -118,6 +118,20 @@ def identity(kind: str, config: ModelConfig, on_gpu: bool | None = None) -> dict
 
 
 @contextmanager
+def transformers_quiet() -> Iterator[None]:
+    """While the block lasts, transformers warns of nothing and shows no progress."""
+    logging = import_transformers().logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+@contextmanager
 def threads_for(parameters: int) -> Iterator[None]:
     """While the block lasts, torch computes on one thread where a model has fewer than SMALL
     parameters, else on as many as before.

@@ -20,7 +20,7 @@ from imagescope.engines import choose
 from imagescope.engines.base import Engine, Request, collect
 from imagescope.errors import UserError
 from imagescope.methods.base import open_method
-from imagescope.models.checkpoints import available, locate, problems, read_config
+from imagescope.models.checkpoints import available, locate, on_disk, problems, read_config
 from imagescope.redaction import redact
 from imagescope.registry import ENGINES
 from imagescope.store.cache import cache_path
@@ -153,10 +153,8 @@ def _checkpoint(model: str, revision: str | None, roles: str, online: bool) -> C
         return check("missing", str(error))
     if Path(source).is_dir():
         return check("ok", "in place")
-    from huggingface_hub import get_token, try_to_load_from_cache
-
-    cached = try_to_load_from_cache(source, "config.json", revision=revision)
-    lacks = problems(Path(cached).parent) if isinstance(cached, str) else ["nothing downloaded"]
+    folder = on_disk(source, revision)
+    lacks = problems(folder) if folder else ["nothing downloaded"]
     if not lacks:
         return check("ok", "in the hub's cache")
     found = "; ".join(lacks)
@@ -169,6 +167,8 @@ def _checkpoint(model: str, revision: str | None, roles: str, online: bool) -> C
         return check("ok", f"{found}; {_bytes(size)} to download", command, size)
     if not model.startswith(GATED):
         return check("missing", found, command)
+    from huggingface_hub import get_token
+
     page = f"https://huggingface.co/{model}"
     login = "a hub login is there" if get_token() else "gated, and no hub login (hf auth login)"
     return check("missing", f"{found}; {login}", f"accept {page}, then {command}")
@@ -177,14 +177,9 @@ def _checkpoint(model: str, revision: str | None, roles: str, online: bool) -> C
 def identifiable(model: str, revision: str | None) -> bool:
     """Whether a checkpoint's content can be told by what is on this disk, without a network."""
     try:
-        source = locate(model)
+        return on_disk(locate(model), revision) is not None
     except UserError:
         return False
-    if Path(source).is_dir():
-        return True
-    from huggingface_hub import try_to_load_from_cache
-
-    return isinstance(try_to_load_from_cache(source, "config.json", revision=revision), str)
 
 
 def _endpoint(roles: str, kind: str, model: ModelConfig) -> Check:
