@@ -34,7 +34,7 @@ def printable(text: str, keep: str = "") -> str:
 class Terminal(Console):
     """rich's console, which shows control characters in what it is given as escapes."""
 
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text, keep="\n\t"), **options)
 
 

@@ -38,7 +38,7 @@ def reader(file: str, *folders: str) -> Callable[[Source], tuple[list[Query], Ga
                 if rows.fieldnames and rows.fieldnames.count(name) > 1:
                     source.fault(path, None, f"column {name} is there twice")
             for index, row in enumerate(rows):
-                if row.get(None):  # type: ignore[call-overload]
+                if row.get(None):
                     source.fault(path, index, "the row has more cells than there are columns")
                 if row["split"] != source.split:
                     if row["split"] is None:

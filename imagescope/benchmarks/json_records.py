@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 
-class _Repeating(dict):
+class _Repeating(dict[str, Any]):
     """A JSON object in which keys are there twice. repeated: (position, key) of the later ones."""
 
     repeated: list[tuple[int, str]]

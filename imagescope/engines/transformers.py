@@ -181,7 +181,7 @@ class Transformers(EngineClass):
 
     def _alike(self, requests: Sequence[Request], texts: dict[int, str]) -> list[Batch]:
         """Requests grouped by what a batch must share."""
-        groups: dict[tuple, list[tuple[int, Request]]] = {}
+        groups: dict[tuple[Any, ...], list[tuple[int, Request]]] = {}
         for i, r in enumerate(requests):
             key = (r.max_tokens, r.repetition_penalty, r.stop, r.choices, len(r.images))
             groups.setdefault(key, []).append((i, r))

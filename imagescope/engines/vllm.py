@@ -134,7 +134,9 @@ class VLLM(EngineClass):
             outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
         return [self._response(r, output) for r, output in zip(requests, outputs, strict=True)]
 
-    def _messages(self, request: Request, pixels: Mapping[Picture | Pair, Any]) -> list[dict]:
+    def _messages(
+        self, request: Request, pixels: Mapping[Picture | Pair, Any]
+    ) -> list[dict[str, Any]]:
         prompt = neutral(request.prompt, self._control)
         content: Any = prompt
         if request.images:

@@ -39,7 +39,7 @@ def says_yes(text: str, reading: Reading = "tolerant") -> bool | None:
         return "yes" in text.lower()
     words = _words(without_reasoning(text)[:LONGEST])
     if marked := _DECISION.findall(words):
-        return marked[-1] == "yes"
+        return str(marked[-1]) == "yes"
     answers = set()
     if leading := _LEADING.match(words):
         answers.add(leading[1])

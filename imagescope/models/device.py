@@ -121,7 +121,6 @@ def identity(kind: str, config: ModelConfig, on_gpu: bool | None = None) -> dict
 def transformers_quiet() -> Iterator[None]:
     """While the block lasts, transformers warns of nothing and shows no progress."""
     logging = import_transformers().logging
-
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -134,9 +134,10 @@ def _result(result: Result) -> dict[str, Any]:
 
 def page(answer: Answer, index: str) -> str:
     """One HTML file: thumbnails inside, all text escaped, nothing fetched from anywhere."""
-    return _template("page.html.jinja").render(
+    html: str = _template("page.html.jinja").render(
         answer=answer, index=index, css=css(), understanding=understanding(answer)
     )
+    return html
 
 
 def card(result: Result) -> str:

@@ -128,7 +128,7 @@ def _unloaded(config: EncoderConfig) -> Encoder:
     """The encoder that a configuration names, which may not be asked."""
     library: Any = ENCODERS.load(config.library)
 
-    class Unloaded(library):
+    class Unloaded(library):  # type: ignore[misc]
         def embed(self, items: Sequence[Item], side: Side) -> tuple[Array, dict[int, str]]:
             raise _Unknown
 

@@ -111,7 +111,7 @@ class _Pass:
             if waiting >= count * self._keep:
                 self._raise_floor()
                 waiting = 0
-        agree = torch.equal(goals, self._goals)
+        agree: bool = torch.equal(goals, self._goals)
         self._goals = goals
         return agree
 

@@ -279,7 +279,7 @@ class Cache:
 
     def table(
         self, name: str, condition: str = "TRUE", *values: Any, among: Collection[str] = ()
-    ) -> list[tuple]:
+    ) -> list[tuple[Any, ...]]:
         """A table's rows under a condition, without their checksum. One that is damaged is as if
         it were not there. among: what the condition's last mark stands for, where it has AMONG."""
         if condition.endswith(AMONG):
@@ -293,7 +293,7 @@ class Cache:
         if count:
             log.warning("%s: %d %s are damaged: they count as not there", self.path, count, what)
 
-    def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple]:
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """What a query finds, damaged or not. Raises UserError where it takes too long."""
         size = sum(len(value) for value in values if isinstance(value, str))
         with self._lock, reported(self.path), bounded(self._connection, size):

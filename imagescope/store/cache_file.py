@@ -250,7 +250,7 @@ def bounded(connection: sqlite3.Connection, size: int) -> Iterator[None]:
 
     def look() -> bool:
         left[0] -= STEPS
-        return left[0] < 0
+        return bool(left[0] < 0)
 
     connection.set_progress_handler(look, STEPS)
     try:

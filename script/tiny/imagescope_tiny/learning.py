@@ -48,7 +48,7 @@ def fan_in(module: nn.Module) -> None:
             nn.init.normal_(part.weight, std=1 / math.sqrt(part.weight.shape[1]))
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(torch.optim.Optimizer):  # type: ignore[misc]  # torch is not read by mypy
     """torch.optim.Muon (match_rms_adamw, its defaults else, weight decay 0.01) in float32: its
     bfloat16 takes ten times as long on a processor without instructions for it."""
 

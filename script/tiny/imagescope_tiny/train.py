@@ -74,7 +74,10 @@ def _roles(only: Sequence[str] | None) -> list[str]:
 
 
 def _function(verb: str, role: str) -> Callable[..., Any]:  # imported late: torch takes seconds
-    return getattr(import_module(f"imagescope_tiny.{role}"), f"{verb}_{role}")
+    function: Callable[..., Any] = getattr(
+        import_module(f"imagescope_tiny.{role}"), f"{verb}_{role}"
+    )
+    return function
 
 
 def _shown(bars: Progress, role: str) -> Callable[[str, int, int, float], None]:

@@ -139,4 +139,4 @@ def pretrain(
     with torch.no_grad():
         guesses = head(patches_of(images[train:])).split(classes, -1)
     right = torch.stack([guess.argmax(-1) for guess in guesses], -1) == answers[train:]
-    return right.all(-1).float().mean().item()
+    return float(right.all(-1).float().mean())
