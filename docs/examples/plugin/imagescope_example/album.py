@@ -36,7 +36,7 @@ def read(source: Source) -> tuple[list[Query], Gallery]:
 
 
 def measure(queries: Sequence[Query], rankings: Sequence[Ranking], options: Options) -> Measured:
-    return recall(target_ranks(queries, rankings), (1, 5))
+    return {**recall(target_ranks(queries, rankings), (1, 5))}
 
 
 SPEC = Spec(
