@@ -61,6 +61,7 @@ ALIASES = {"test1": "test", "valid": "val"}
 def spec(name: str) -> Spec:
     """What is known about a benchmark, by its name in any case. Raises UserError for an unknown
     one, and for an object of another package that is no Spec."""
+    name = str(name)  # a manifest may say anything
     names = {known.lower(): known for known in BENCHMARKS}
     found = BENCHMARKS.load(names.get(name.lower(), name))
     if not isinstance(found, Spec):

@@ -196,3 +196,10 @@ def test_answers_from_the_cache_make_the_cost_a_least_one(tmp_path: Path) -> Non
     run = described(make_run(tmp_path / "a", [[0]] * 60), "cirevl", {"edit": cost(cached=1)})
     (found,) = compare([run])
     assert not found.runs["A"].cost.whole
+
+
+@pytest.mark.parametrize("dataset", [None, 5, [], {"a": 1}, "nothing"])
+def test_a_manifest_of_no_benchmark_is_said(tmp_path: Path, dataset: object) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"config": {"dataset": dataset}}))
+    with pytest.raises(UserError):
+        compare([tmp_path])
