@@ -85,7 +85,7 @@ def family(name: str) -> list[Spec]:
 
 def split_of(name: str, split: str) -> str:
     """val or test, as the benchmark has it. Raises UserError where it doesn't."""
-    known, split = spec(name), ALIASES.get(split, split)
+    known, split = spec(name), ALIASES.get(str(split), str(split))
     if split not in known.splits:
         raise UserError(f"{known.name} has no split {split}; it has {' and '.join(known.splits)}")
     return split

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from imagescope.benchmarks import split_of
 from imagescope.cli.app import main
 from imagescope.errors import UserError
 from imagescope.records import Query, Ranking, Synthesis, Trace
@@ -203,3 +204,8 @@ def test_a_manifest_of_no_benchmark_is_said(tmp_path: Path, dataset: object) -> 
     (tmp_path / "manifest.json").write_text(json.dumps({"config": {"dataset": dataset}}))
     with pytest.raises(UserError):
         compare([tmp_path])
+
+
+def test_a_split_that_is_no_name_is_said() -> None:
+    with pytest.raises(UserError, match="no split"):
+        split_of("CIRR", {})  # type: ignore[arg-type]  # as an odd manifest has it
