@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,19 +19,21 @@ import pytest
 
 from imagescope.config import ModelConfig, Side
 from imagescope.encoders.base import Encoder
-from imagescope.engines.base import Pair, Request, Response
+from imagescope.engines.base import EngineClass, Pair, Request, Response
 from imagescope.records import Item
+from imagescope.registry import ENCODERS, ENGINES, Registry
 from imagescope_tiny.language import caption
 from imagescope_tiny.scenes import COLOURS, draw, random_scene
 
 SEEN: dict[str, str] = {}  # content -> caption
 ASKED: list[str] = []  # prompts, in order
+LOADED: set[str] = set()  # models that are in memory
 MODELS = """
-captioner: {model: oracle-captioner, max_tokens: 96}
-reasoner: {model: oracle-reasoner}
-verifier: {model: oracle-verifier}
-evaluator: {model: oracle-evaluator}
-encoder: {model: oracle-encoder}
+captioner: {model: oracle-captioner, engine: oracle, max_tokens: 96}
+reasoner: {model: oracle-reasoner, engine: oracle}
+verifier: {model: oracle-verifier, engine: oracle}
+evaluator: {model: oracle-evaluator, engine: oracle}
+encoder: {model: oracle-encoder, library: words}
 prompts: tiny
 """
 
@@ -58,23 +60,25 @@ def words(text: str) -> set[str]:
     return set(re.findall(r"\w+", text.lower())) - {"a", "an", "at", "on", "the", "is", "there"}
 
 
-class Oracle:
+class Oracle(EngineClass):
     """An engine that answers each prompt of the tiny set by looking it up."""
 
+    remote = True
     loads, load_seconds = 0, 0.0
 
     def __init__(self, config: ModelConfig):
         self.identity: dict[str, Any] = {"engine": "oracle", "model": config.model}
-        self.closed = False
+        self.model = config.model
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        self.loads, self.closed = self.loads or 1, False
+        self.loads = self.loads or 1
+        LOADED.add(self.model)
         for i, request in enumerate(requests):
             ASKED.append(request.prompt)
             yield i, Response(self.answer(request))
 
     def close(self) -> None:
-        self.closed = True
+        LOADED.discard(self.model)
 
     def answer(self, request: Request) -> str:
         image = request.images[0] if request.images else None
@@ -108,6 +112,7 @@ class Oracle:
 class Words(Encoder):
     """An encoder whose vectors count words; a picture's are those of its caption."""
 
+    checkpoint = False
     dimension = 512
 
     @property
@@ -126,20 +131,17 @@ class Words(Encoder):
 
 
 @pytest.fixture
-def oracle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Puts the oracle in all models' places and IMAGESCOPE_HOME in a fresh folder; the file of the
-    model set."""
+def oracle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, register: Callable[[Registry, str, Any], None]
+) -> str:
+    """A model set of engine oracle and library words, and IMAGESCOPE_HOME in a fresh folder; the
+    set's file."""
     monkeypatch.setenv("IMAGESCOPE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("IMAGESCOPE_CACHE", raising=False)
-    monkeypatch.setattr(
-        "imagescope.engines.roles.open_engine", lambda config, *_, **__: Oracle(config)
-    )
-    monkeypatch.setattr("imagescope.encoders.base.open_encoder", Words)
-    monkeypatch.setattr(
-        "imagescope.methods.context.open_encoder", lambda config, **_: Words(config)
-    )
-    monkeypatch.setattr("imagescope.own.indexing.fingerprint", lambda *_: {})
+    register(ENGINES, "oracle", Oracle)
+    register(ENCODERS, "words", Words)
     ASKED.clear()
+    LOADED.clear()
     models = tmp_path / "oracle.yaml"
     models.write_text(MODELS)
     return str(models)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from own_oracle import ASKED, SEEN, content, oracle, scenes
+from own_oracle import ASKED, LOADED, SEEN, content, oracle, scenes
 from typer.testing import CliRunner
 
 from imagescope import ImageScope
@@ -192,23 +192,16 @@ def test_one_at_a_time_has_one_model_in_memory(captions: list[str], tmp_path: Pa
     """Whatever several visitors' searches ask in turn, and whoever leaves early."""
     scenes(tmp_path / "more", 1, seed=77)
     with ImageScope.open("n", resident=False) as scope:
-
-        def loaded() -> set[str]:
-            engines = {
-                name: role.engine._engine for name, role in scope._context.models.roles.items()
-            }
-            return {name for name, engine in engines.items() if engine.loads and not engine.closed}
-
         one, other = scope.stages(captions[0]), scope.stages(captions[1])
         for answers in (one, other, one, other, other):
             next(answers)
-            assert len(loaded()) == 1
+            assert len(LOADED) == 1
         other = scope.stages("keep it", tmp_path / "more" / "000.png")
-        assert next(other).stage == "s1" and loaded() == {"reasoner"}
-        assert next(one).stage == "s3" and loaded() == {"evaluator"}
+        assert next(other).stage == "s1" and {"oracle-reasoner"} == LOADED
+        assert next(one).stage == "s3" and {"oracle-evaluator"} == LOADED
     with ImageScope.open("n") as scope:
-        scope.search(captions[0])
-        assert not any(role.engine._engine.closed for role in scope._context.models.roles.values())
+        scope.search(captions[2])
+        assert {"oracle-reasoner", "oracle-verifier", "oracle-evaluator"} == LOADED
 
 
 def test_memory_is_shared_by_size() -> None:
