@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagescope.errors import UserError
+from imagescope.methods.imagescope import STAGES
 from imagescope.own.answers import Answer, Result
-from imagescope.own.scope import STAGES, ImageScope
+from imagescope.own.scope import ImageScope
 
 
 @dataclass

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 from markupsafe import escape
 
+from imagescope.methods.imagescope import STAGES
 from imagescope.own.answers import Answer
 from imagescope.own.conversation import Conversation
-from imagescope.own.scope import STAGES, ImageScope
+from imagescope.own.scope import ImageScope
 
 log = logging.getLogger("imagescope")
 T = TypeVar("T")

@@ -27,6 +27,7 @@ from imagescope.engines.base import Picture, Request
 from imagescope.errors import UserError
 from imagescope.gallery.vectors import GalleryVectors
 from imagescope.methods.base import Method, open_method
+from imagescope.methods.imagescope import STAGES
 from imagescope.methods.prompts import Prompts, load_prompts
 from imagescope.own import library
 from imagescope.own.answers import Answer, Explanation, Result, State
@@ -34,7 +35,6 @@ from imagescope.own.context import IndexContext
 from imagescope.own.folder import sha256
 from imagescope.records import Query, Synthesis
 
-STAGES = ("s1", "s2", "s3")
 SHARE = 0.9  # of a GPU's memory, for all roles together
 
 
