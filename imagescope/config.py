@@ -23,14 +23,13 @@ from pydantic import (
 from imagescope.errors import UserError
 from imagescope.redaction import redact
 from imagescope.registry import ENGINES, did_you_mean
+from imagescope.yaml_file import read_yaml
 
 PACKAGE = Path(__file__).parent
 ROLES = ("captioner", "reasoner", "verifier", "evaluator")
 Reading = Literal["tolerant", "paper"]
 COMMIT = re.compile(r"[0-9a-f]{40}")
 FLAGS = ("tau", "top_k", "alpha", "stages")  # methods' options that may stand by themselves
-LONGEST_YAML = 64 << 10  # bytes; the parser takes a second for so many
-MOST_VALUES = 10_000  # of a YAML file, with its aliases written out
 # options of single benchmarks that may stand by themselves; None: as the protocol has it
 BENCHMARK_OPTIONS = ("exclude_reference", "first_round", "subset", "shared_concept")
 
@@ -248,42 +247,6 @@ def config_path(name: str | Path, folder: str = "") -> Path:
             return path
     known = sorted(p.stem for r in roots if (r / folder).is_dir() for p in (r / folder).iterdir())
     raise UserError(f"no such config: {name} (packaged here: {', '.join(dict.fromkeys(known))})")
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping, or a UserError that names file and line. The file may be anybody's: it is
-    read as plain values, and no alias makes more of them than a file of this size can need."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(LONGEST_YAML + 1)
-        if len(content) > LONGEST_YAML:
-            raise UserError(f"{path}: longer than {LONGEST_YAML >> 10} KiB: not a configuration")
-        loader = yaml.SafeLoader(content.decode())
-        node = loader.get_single_node()
-        if node and _values(node, {}) > MOST_VALUES:
-            raise UserError(f"{path}: more than {MOST_VALUES} values with aliases written out")
-        data = loader.construct_document(node) if node else None
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except RecursionError:
-        raise UserError(f"{path}: not valid YAML: nested too deep") from None
-    except Exception as error:  # a value that its tag does not fit (!!int x) is of many kinds
-        raise UserError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: expected options (name: value), got {type(data).__name__}")
-    return data
-
-
-def _values(node: yaml.Node, counts: dict[int, float]) -> float:
-    """How many values a node stands for, each alias counted in full; a node within itself: inf."""
-    if id(node) not in counts:
-        counts[id(node)] = float("inf")
-        parts = node.value if isinstance(node, yaml.CollectionNode) else []
-        inner = [child for part in parts for child in (part if isinstance(part, tuple) else [part])]
-        counts[id(node)] = 1 + sum(_values(child, counts) for child in inner)
-    return counts[id(node)]
 
 
 def explain(error: ValidationError, where: str) -> UserError:

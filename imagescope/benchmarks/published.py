@@ -17,8 +17,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from imagescope import benchmarks
-from imagescope.config import config_path, explain, read_yaml
+from imagescope.config import config_path, explain
 from imagescope.errors import UserError
+from imagescope.yaml_file import read_yaml
 
 Encoder = tuple[str | None, str | None]  # its name and weights
 

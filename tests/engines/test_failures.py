@@ -12,8 +12,7 @@ import pytest
 
 from imagescope.cli.app import main
 from imagescope.config import ModelConfig
-from imagescope.engines import roles
-from imagescope.engines.base import Pair, Picture, Request, Response
+from imagescope.engines.base import EngineClass, Pair, Picture, Request, Response
 from imagescope.engines.cached import Cached
 from imagescope.engines.failures import check, warning
 from imagescope.engines.role import Role, Step
@@ -21,6 +20,7 @@ from imagescope.errors import UserError
 from imagescope.own import show
 from imagescope.own.answers import Explanation, Result, State
 from imagescope.records import Evaluation, Judgement, Query, Ranking, Synthesis
+from imagescope.registry import ENGINES, Registry
 from imagescope.store.cache import Cache
 
 Kind = Callable[[Request], bool]
@@ -44,16 +44,19 @@ def is_caption(request: Request) -> bool:
     return bool(request.images) and not is_verification(request) and not is_evaluation(request)
 
 
-class Engine:
+class Engine(EngineClass):
     """Answers well, but refuses each `every`th request of a kind."""
 
-    def __init__(self, refuses: Kind, every: int):
-        self.identity = {"model": "stand-in"}
-        self.refuses, self.every, self.met = refuses, every, 0
+    remote = True
+    refuses: ClassVar[Kind]
+    every: ClassVar[int]
+
+    def __init__(self, _: ModelConfig):
+        self.identity, self.met = {"model": "stand-in"}, 0
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
         for i, request in enumerate(requests):
-            if self.refuses(request):
+            if type(self).refuses(request):
                 self.met += 1
                 if self.met % self.every == 0:
                     why = "refused: it is against the rules"
@@ -76,17 +79,18 @@ class Engine:
 def run(
     tmp_path: Path,
     tiny_data: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path_factory: pytest.TempPathFactory,
+    register: Callable[[Registry, str, Any], None],
 ) -> Callable[..., tuple[int, dict[str, Any], str]]:
     """Runs 20 queries of CIRR; returns status, manifest and output.log."""
 
     def start(refuses: Kind, every: int, *more: str) -> tuple[int, dict[str, Any], str]:
-        engine = Engine(refuses, every)
-        monkeypatch.setattr(roles, "open_engine", lambda *_, **__: engine)
+        kind = type("Refusing", (Engine,), {"refuses": staticmethod(refuses), "every": every})
+        name = f"refusing-{len(ENGINES)}"  # a test may start several
+        register(ENGINES, name, kind)
         places = {"data-root": tiny_data, "runs": tmp_path / "runs", "cache": tmp_path / "c.sqlite"}
         options = [word for name, path in places.items() for word in (f"--{name}", str(path))]
         line = ["run", "CIRR", "--split", "val", "--limit", "20", "--models", "tiny", *options]
+        line += ["--engine", name]
         status = main([*line, "--image-db", str(tmp_path / "image_db"), *more])
         folder = max((tmp_path / "runs").glob("CIRR/default/*"), key=lambda p: p.stat().st_mtime_ns)
         manifest = json.loads((folder / "manifest.json").read_text())
