@@ -5,6 +5,7 @@ A benchmark's own server derives from Server, in the benchmark's file, and says 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ class Finding:
         return f"query {self.query}: {self.text}" if self.query else self.text
 
 
-class Server:
+class Server(ABC):
     """A server's format. options: those of the run that a file is of, as Spec.choose gives them.
 
     max_bytes: that it takes, None: not known.  header: keys of a file that are no queries.
@@ -37,9 +38,9 @@ class Server:
     max_bytes: int | None = None
     header: tuple[str, ...] = ()
 
+    @abstractmethod
     def claims(self, entries: Mapping[str, Any]) -> bool:
         """Whether a file looks like one of this server's."""
-        raise NotImplementedError
 
     def options(self, entries: Mapping[str, Any]) -> dict[str, Any]:
         """The options of the run that a file is of."""
