@@ -34,6 +34,7 @@ from imagescope.engines.transformers import Transformers
 from imagescope.errors import UserError
 from imagescope.methods.prompts import fill, load_prompts
 from imagescope.models import device
+from imagescope.registry import ENGINES
 from imagescope_tiny.language import holds, question, random_claim
 from imagescope_tiny.scenes import draw, random_scene
 
@@ -129,8 +130,9 @@ class Opened:
 
 @pytest.fixture(scope="module", params=KINDS)
 def opened(request: pytest.FixtureRequest) -> Iterator[Opened]:
-    if find_spec(request.param) is None:
-        pytest.skip(f"{request.param} is not installed here")
+    package = ENGINES.load(request.param).package or request.param
+    if find_spec(package) is None:
+        pytest.skip(f"{package} is not installed here")
     engines = Opened(request.param)
     yield engines
     engines.close()
