@@ -12,9 +12,14 @@ from imagescope.gallery.vectors import GalleryVectors
 from imagescope.records import Query
 from imagescope.search import scan as scanning
 from imagescope.search import score as algebra
-from imagescope.search.retrieval import retrieve
 from imagescope.search.scan import LAST, scan
 from imagescope.search.score import ROWS, Bias, Dot, Score
+
+
+def retrieve(queries, texts, vectors, *, tau, keep, device=None):
+    """ImageScope's stage 1 (methods/imagescope.py), on the device that is named."""
+    images, captions = Dot(texts, vectors.images, device), Dot(texts, vectors.captions, device)
+    return scan((1 - tau) * images + tau * captions, queries, vectors, keep)
 
 
 def unit(x):
