@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imagescope.arrays import Array
-from imagescope.config import Reading, RunConfig, explain
+from imagescope.config import Reading, RunConfig, Side, explain
 from imagescope.engines.role import Role
 from imagescope.errors import UserError
 from imagescope.methods.prompts import PromptKind, Prompts
@@ -90,9 +90,9 @@ class Context(Protocol):
         """A column of the gallery's unit vectors, float32 (n, d); an image without a caption has
         its image vector in the caption's place."""
 
-    def embed(self, items: Sequence[Item]) -> Array:
-        """float32 (len(items), d): unit vectors on the query's side; a row of zeros for an image
-        that cannot be read."""
+    def embed(self, items: Sequence[Item], side: Side) -> Array:
+        """float32 (len(items), d): unit vectors, embedded as queries are or as the gallery is; a
+        row of zeros for an image that cannot be read, and for an item with nothing in it."""
 
     def means(self, groups: Sequence[Sequence[str]]) -> Array:
         """float32 (len(groups), d): the mean of the unit vectors of each group's texts."""

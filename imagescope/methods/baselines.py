@@ -20,19 +20,21 @@ class TextOnly(Method):
 
     name = "text-only"
     summary = "the instruction's vector alone"
+    label = "control"
     stages = (Stage("stage1", "Retrieval", "retrieve", ("retrieval",), ("synthesis",)),)
     image_weight = 0.0
 
     def run(self, queries: Sequence[Query], context: Context) -> Iterator[Outcome]:
         weight, files = self.image_weight, context.gallery.files
-        vectors = (1 - weight) * context.embed([Item(text=q.instruction) for q in queries])
-        if weight:
-            # a query without a reference, or with one that cannot be read, has its text alone
-            paths = [files.get(query.reference or "") for query in queries]
-            vectors += weight * context.embed([Item(images=(p,) if p else ()) for p in paths])
-        score = Dot(vectors.astype(np.float32), context.view("image"))
-        texts = [(q.instruction,) if weight < 1 else () for q in queries]
-        findings = [{"synthesis": Synthesis("", (), text)} for text in texts]
+        # a query without a reference, or with one that cannot be read, has its text alone
+        paths = [files.get(query.reference or "") for query in queries]
+        texts = [Item(query.instruction) for query in queries]
+        references = [Item(images=(path,) if path else ()) for path in paths]
+        parts = [(1 - weight, texts), (weight, references)]
+        vectors = sum(w * context.embed(items, "query") for w, items in parts if w)
+        score = Dot(np.asarray(vectors, np.float32), context.view("image"))
+        said = [(q.instruction,) if weight < 1 else () for q in queries]
+        findings = [{"synthesis": Synthesis("", (), descriptions)} for descriptions in said]
         yield Outcome("stage1", context.search(queries, score), findings, score)
 
 

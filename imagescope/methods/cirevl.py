@@ -75,7 +75,7 @@ class CIReVL(Method):
                 for query, response in zip(queries, responses, strict=True)
             ]
             reasoner.unread("edit", sum(s.parse.startswith("fallback") for s in syntheses))
-        texts = context.embed([Item(text=s.descriptions[0]) for s in syntheses])
+        texts = context.embed([Item(text=s.descriptions[0]) for s in syntheses], "query")
         score = Dot(texts, context.view("image"))
         yield Outcome(
             "stage1", context.search(queries, score), [{"synthesis": s} for s in syntheses], score

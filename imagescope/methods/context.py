@@ -7,8 +7,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import numpy as np
+
 from imagescope.arrays import Array
-from imagescope.config import RunConfig
+from imagescope.config import RunConfig, Side
 from imagescope.encoders.base import open_encoder
 from imagescope.encoders.cached import CachedEncoder
 from imagescope.engines.failures import check
@@ -83,7 +85,7 @@ class RunContext:
     def view(self, kind: Literal["image", "caption"]) -> Array:
         return self.rows(captions=True).captions if kind == "caption" else self.rows().images
 
-    def embed(self, items: Sequence[Item]) -> Array:
+    def embed(self, items: Sequence[Item], side: Side) -> Array:
         rows, files = self.rows(), self.gallery.files
         wanted = {path for item in items for path in item.images}
         known = {
@@ -92,7 +94,10 @@ class RunContext:
             if rows.ok[row] and (path := files.get(name)) in wanted
         }
         with self._timed("retrieval"):
-            return self.vectors.embed(items, "query", known)
+            vectors = self.vectors.embed(items, side, known)
+        if not vectors.size:  # nothing that could be embedded
+            return np.zeros((len(items), rows.images.shape[1]), np.float32)
+        return vectors
 
     def means(self, groups: Sequence[Sequence[str]]) -> Array:
         with self._timed("retrieval"):

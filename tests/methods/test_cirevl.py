@@ -57,7 +57,8 @@ def test_it_ranks_by_the_edit_or_else_by_the_instruction() -> None:
         assert name == "reasoner"
         yield reasoner
 
-    def embed(items: Sequence[Item]) -> Any:
+    def embed(items: Sequence[Item], side: str) -> Any:
+        assert side == "query"
         return np.array([vectors[item.text] for item in items], np.float32)
 
     scores: list[Any] = []

@@ -20,6 +20,7 @@ from imagescope.own import show, web
 from imagescope.own.conversation import Conversation
 from imagescope.own.indexing import build
 from imagescope.own.scope import share_memory
+from imagescope.records import Item
 
 __all__ = ["oracle"]
 runner = CliRunner()
@@ -131,6 +132,12 @@ def test_a_glance_asks_no_model_but_the_encoder(captions: list[str], tmp_path: P
             first = next(iter(scope.stages(captions[9], reference, glance=True)))
             assert first.stage == "s0" and len(first) == 10
             assert reference not in {result.name for result in first}
+
+
+def test_what_cannot_be_embedded_has_a_row_of_zeros(captions: list[str]) -> None:
+    with ImageScope.open("n") as scope:
+        vectors = scope._context.embed([Item(), Item()], "query")
+    assert vectors.shape == (2, 512) and not vectors.any()
 
 
 def test_a_conversation_refines_likes_and_starts_over(captions: list[str]) -> None:

@@ -40,8 +40,9 @@ class Fusion(Method):
         # no answer: the instruction itself is what there is to go by
         texts = [r.text or q.instruction for q, r in zip(queries, responses, strict=True)]
         paths = [files[q.reference] if q.reference else None for q in queries]
-        words = context.embed([Item(text=text) for text in texts])
-        pictures = context.embed([Item(images=(path,) if path else ()) for path in paths])
+        words = context.embed([Item(text=text) for text in texts], "query")
+        references = [Item(images=(path,) if path else ()) for path in paths]
+        pictures = context.embed(references, "query")
         by_words = context.search(queries, Dot(words, context.view("image")))
         by_picture = context.search(queries, Dot(pictures, context.view("image")))
         rankings = [
