@@ -111,8 +111,8 @@ BENCHMARKS = Registry(
         "FashionIQ-dress": "imagescope.benchmarks.fashioniq:DRESS",
         "FashionIQ-shirt": "imagescope.benchmarks.fashioniq:SHIRT",
         "FashionIQ-toptee": "imagescope.benchmarks.fashioniq:TOPTEE",
-        "Flickr30K": "imagescope.benchmarks.flickr30k:SPEC",
-        "MSCOCO": "imagescope.benchmarks.mscoco:SPEC",
+        "Flickr30K": "imagescope.benchmarks.captions:FLICKR30K",
+        "MSCOCO": "imagescope.benchmarks.captions:MSCOCO",
         "VisDial": "imagescope.benchmarks.visdial:SPEC",
     },
 )

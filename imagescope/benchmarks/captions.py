@@ -1,4 +1,4 @@
-"""Text-to-image benchmarks kept as a CSV of images with their captions: one query a caption."""
+"""Flickr30K and MSCOCO, text to image: a CSV of images with their captions, one query a caption."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from imagescope.benchmarks.base import Options
+from imagescope.benchmarks.base import Options, Spec
 from imagescope.benchmarks.metrics import Measured, recall, target_ranks
 from imagescope.benchmarks.source import Source, is_safe
 from imagescope.records import Gallery, Query, Ranking
@@ -78,3 +78,34 @@ def _captions(cell: str | None) -> list[str] | str:
 
 def measure(queries: Sequence[Query], rankings: Sequence[Ranking], options: Options) -> Measured:
     return {**recall(target_ranks(queries, rankings), KS)}
+
+
+HEADLINE = ("Recall@1", "Recall@5", "Recall@10")
+FLICKR30K = Spec(
+    name="Flickr30K",
+    folder="Flickr30K",
+    splits={"test": (5000, 1000)},
+    headline=HEADLINE,
+    homepage="https://shannon.cs.illinois.edu/DenotationGraph/",
+    licence="research and education only; images from Flickr",
+    citation="Young et al., From image descriptions to visual denotations, TACL 2014; split of "
+    "Karpathy and Fei-Fei, CVPR 2015",
+    read=reader("test_1k_flickr.csv", "images_flickr_1k_test", "flickr30k-images"),
+    measure=measure,
+    download="hf download nlphuji/flickr_1k_test_image_text_retrieval --repo-type dataset "
+    "--local-dir {root}/Flickr30K; unzip its images to images/",
+)
+MSCOCO = Spec(
+    name="MSCOCO",
+    folder="MSCOCO",
+    splits={"test": (25_010, 5000)},
+    headline=HEADLINE,
+    homepage="https://cocodataset.org",
+    licence="CC BY 4.0 (annotations); images under their Flickr licences",
+    citation="Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014; split of Karpathy "
+    "and Fei-Fei, CVPR 2015",
+    read=reader("test_5k_mscoco_2014.csv", "images_mscoco_2014_5k_test", "val2014"),
+    measure=measure,
+    download="hf download nlphuji/mscoco_2014_5k_test_image_text_retrieval --repo-type dataset "
+    "--local-dir {root}/MSCOCO; unzip its images to images/",
+)
