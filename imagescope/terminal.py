@@ -6,10 +6,14 @@ import json
 import logging
 import re
 import sys
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 # What moves the cursor, turns the direction of writing, or is no character at all. Joiners stay:
 # scripts and emoji need them.
@@ -25,8 +29,8 @@ def printable(text: str, keep: str = "") -> str:
     """
 
     def escape(match: re.Match[str]) -> str:
-        found = match[0]
-        return found if found in keep else found.encode("unicode_escape").decode()
+        character = match[0]
+        return character if character in keep else character.encode("unicode_escape").decode()
 
     return CONTROL.sub(escape, text)
 
@@ -36,6 +40,34 @@ class Terminal(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text, keep="\n\t"), **options)
+
+
+def say(console: Console, *lines: str, style: str | None = None) -> None:
+    """Prints lines as they are: not wrapped, no markup, no colours for figures."""
+    console.print(*lines, sep="\n", style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def table(
+    *columns: str,
+    rows: Iterable[Sequence[object]],
+    title: str | None = None,
+    words: int = 1,
+    whole: Collection[str] = (),
+) -> Table:
+    """A table, whose cells are shown as they are, without markup.
+
+    words: so many columns, the first, hold words; the others hold figures, which stand on the
+        right.  whole: columns that are not wrapped as long as others can be.
+    """
+    from rich.table import Table
+
+    grid = Table(title=title, show_edge=False, pad_edge=False)
+    for i, name in enumerate(columns):
+        side: Literal["left", "right"] = "left" if i < words else "right"
+        grid.add_column(name, justify=side, overflow="fold", no_wrap=name in whole)
+    for row in rows:
+        grid.add_row(*(Text(printable(str(cell), keep="\n")) for cell in row))
+    return grid
 
 
 class Formatter(logging.Formatter):

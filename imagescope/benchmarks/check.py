@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from imagescope import benchmarks
 from imagescope.benchmarks import Benchmark, Fault
@@ -18,9 +14,7 @@ from imagescope.benchmarks.base import find_missing
 from imagescope.errors import UserError
 from imagescope.files import write_text
 from imagescope.progress import track
-from imagescope.records import Estimate, Query
-
-SHOWN = 20  # lines of one kind
+from imagescope.records import Query
 
 
 @dataclass
@@ -162,45 +156,6 @@ def _begun(name: str, data_root: Path, split: str) -> bool:
     )
 
 
-def show(checked: Checked, console: Console) -> None:
-    """A table of counts beside the published ones, then what is wrong."""
-    benchmark, counts = checked.benchmark, checked.counts()
-    whole = benchmark.counts or benchmark.spec.splits[benchmark.split]
-    published = dict(zip(("queries", "gallery"), whole, strict=True))
-    source = "published" if whole == benchmark.spec.splits[benchmark.split] else "declared"
-    table = Table("", "here", source, title=f"{benchmark.name} {benchmark.split}")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for label, count in counts.items():
-        if label == "texts" and count == counts["queries"]:
-            continue
-        known = str(published[label]) if label in published else ""
-        table.add_row(label, "hidden" if count is None else str(count), known)
-    console.print(table)
-    if checked.no_gallery:
-        console.print("no gallery: neither its images nor a list of them is here")
-    _listing(console, [str(fault) for fault in checked.faults], "faults")
-    files = benchmark.gallery.files
-    if len(checked.missing) == len(files) and files:
-        example = next(iter(files.values()))
-        console.print(f"no image is here; looked for {example} and so on", soft_wrap=True)
-        for place in dict.fromkeys(benchmark.image_places):
-            console.print(f"  looked in {place}", markup=False, highlight=False, soft_wrap=True)
-    else:
-        lost = checked.costs()
-        lines = [f"missing: {files[n]}{lost.get(n, '')}" for n in sorted(checked.missing)]
-        _listing(console, lines, "missing")
-        lines = [f"{reason}{lost.get(n, '')}" for n, reason in checked.unreadable.items()]
-        _listing(console, lines, "unreadable")
-
-
-def _listing(console: Console, lines: Sequence[str], what: str) -> None:
-    for line in lines[:SHOWN]:
-        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
-    if len(lines) > SHOWN:
-        console.print(f"  and {len(lines) - SHOWN:,} more {what}", highlight=False)
-
-
 def export(name: str, data_root: Path, split: str, output: Path) -> int:
     """Writes one JSON object a query (a dialogue: a turn), in file order; returns how many.
 
@@ -227,14 +182,3 @@ def _exported(query: Query) -> dict[str, Any]:
         "targets": query.targets,
         "candidates": query.candidates,
     }
-
-
-def show_metrics(found: dict[str, Any], title: str, console: Console) -> None:
-    """Metrics with their intervals, nested ones below their name."""
-    table = Table("metric", "value", "95 % interval", title=title)
-    for name, value in found.items():
-        inner = {name: value} if isinstance(value, Estimate) else value
-        for label, e in inner.items():
-            label = label if label == name else f"{name}: {label}"
-            table.add_row(label, f"{e.value:.2f}", f"{e.low:.2f} to {e.high:.2f}")
-    console.print(table)

@@ -22,7 +22,7 @@ from imagescope.cli.cache import cache_app
 from imagescope.cli.data import compare, data_app, score, submission_app
 from imagescope.errors import UserError
 from imagescope.registry import COMMANDS
-from imagescope.terminal import Formatter, Terminal, tolerate_narrow_code_pages
+from imagescope.terminal import Formatter, Terminal, say, tolerate_narrow_code_pages
 
 
 class Commands(TyperGroup):
@@ -161,7 +161,7 @@ def report(
             page = write_comparison(a, b, out)
         case _:
             raise UserError("a report takes one run folder, or two to compare")
-    console.print(str(page), soft_wrap=True)
+    say(console, str(page))
 
 
 @app.command()
@@ -195,9 +195,7 @@ def main(argv: list[str] | None = None) -> int:
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except UserError as error:
-        Terminal(stderr=True).print(
-            f"imagescope: {error}", markup=False, highlight=False, soft_wrap=True
-        )
+        say(Terminal(stderr=True), f"imagescope: {error}")
         return 1
     except typer.Exit as error:
         return int(error.exit_code)

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from imagescope.errors import UserError
-from imagescope.terminal import Terminal
+from imagescope.terminal import Terminal, say, table
 
 cache_app = typer.Typer(help="The response cache: info, bundles of a run, making room.")
-console = Terminal(highlight=False)
+console = Terminal()
 Opt = typer.Option
 CacheFile = Annotated[
     Path | None, Opt(help="The cache's file (else IMAGESCOPE_CACHE, else the one in image_db).")
@@ -31,19 +30,20 @@ def info(
     from imagescope.store.cache import Cache
 
     with Cache.open(_existing(file or cache)) as opened:
-        found = opened.info()
+        contents = opened.info()
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(contents, indent=1))
         return
-    table = Table("model", "identity", "responses", "vectors")
-    for name, model in found["models"].items():
-        counts = (model["responses"], model["vectors"])
-        table.add_row(str(model["model"]), name[:12], *(f"{n:,}" for n in counts))
-    console.print(table)
-    console.print(
-        f"{found['path']}: a {found['kind']} of {found['bytes'] / 1e6:.1f} MB, "
-        f"{found['responses']:,} responses, {found['vectors']:,} vectors, {found['files']:,} files",
-        soft_wrap=True,
+    rows = [
+        [model["model"], name[:12], f"{model['responses']:,}", f"{model['vectors']:,}"]
+        for name, model in contents["models"].items()
+    ]
+    console.print(table("model", "identity", "responses", "vectors", rows=rows, words=2))
+    say(
+        console,
+        f"{contents['path']}: a {contents['kind']} of {contents['bytes'] / 1e6:.1f} MB, "
+        f"{contents['responses']:,} responses, {contents['vectors']:,} vectors, "
+        f"{contents['files']:,} files",
     )
 
 
@@ -57,10 +57,10 @@ def export(
 
     target = output or run / "bundle.sqlite"
     counts = export_run(run, target)
-    console.print(
+    say(
+        console,
         f"{target}: {counts['responses']:,} responses, {counts['vectors']:,} vectors, "
         f"{counts['files']:,} image names, {counts['bytes'] / 1e6:.1f} MB",
-        soft_wrap=True,
     )
 
 
@@ -77,7 +77,7 @@ def prune(
         raise UserError("say what may go: --days N, or --model NAME (see: imagescope cache info)")
     with Cache.open(_existing(cache)) as opened:
         gone = opened.prune(days, model)
-        console.print(f"{opened.path}: {gone:,} responses and vectors taken out", soft_wrap=True)
+        say(console, f"{opened.path}: {gone:,} responses and vectors taken out")
 
 
 def _existing(given: Path | None) -> Path:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from imagescope.errors import UserError
-from imagescope.terminal import Terminal
+from imagescope.terminal import Terminal, say
 
 data_app = typer.Typer(help="Look at a benchmark's annotations and images.")
 submission_app = typer.Typer(help="The evaluation servers' files.")
@@ -29,7 +29,8 @@ def data_check(
     as_json: Annotated[bool, Opt("--json", help="Counts as JSON.")] = False,
 ) -> None:
     """Count queries, images and targets; list what is missing or wrong. Status 1 if anything is."""
-    from imagescope.benchmarks.check import check_all, show
+    from imagescope.benchmarks.check import check_all
+    from imagescope.report.tables import print_check
 
     found, absent = check_all(dataset, data_root, split, decode)
     if as_json:
@@ -39,7 +40,7 @@ def data_check(
         print(json.dumps(counts, indent=1))
     else:
         for checked in found:
-            show(checked, console)
+            print_check(checked, console)
     if absent:
         raise UserError("\n".join(dict.fromkeys(absent)))  # each split may say the same
     if not all(checked.ok for checked in found):
@@ -57,7 +58,7 @@ def data_export(
     from imagescope.benchmarks.check import export
 
     count = export(dataset, data_root, split, output)
-    console.print(f"{count:,} queries: {output}", highlight=False, soft_wrap=True)
+    say(console, f"{count:,} queries: {output}")
 
 
 @submission_app.command("check")
@@ -76,9 +77,9 @@ def submission_check(
     faults = [finding for finding in findings if not finding.warning]
     for finding in findings:
         if finding.warning:
-            console.print(f"warning: {finding}", markup=False, highlight=False, soft_wrap=True)
+            say(console, f"warning: {finding}")
     for fault in faults if everything else faults[:50]:
-        console.print(f"fault: {fault}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"fault: {fault}")
     if len(faults) > 50 and not everything:
         console.print(f"and {len(faults) - 50:,} more faults (--all lists them)")
     if faults:
@@ -94,15 +95,15 @@ def score(
     as_json: Annotated[bool, Opt("--json", help="Metrics as JSON.")] = False,
 ) -> None:
     """Score a file in a server's format where targets are public."""
-    from imagescope.benchmarks.check import show_metrics
     from imagescope.benchmarks.submissions import score as score_file
+    from imagescope.report.tables import print_metrics
     from imagescope.runs.folder import to_json
 
     found, findings = score_file(predictions, dataset, data_root, split)
     if as_json:
         print(json.dumps(to_json(found), indent=1))
     else:
-        show_metrics(found, f"{dataset} {split}, percent", console)
+        print_metrics(found, f"{dataset} {split}, percent", console)
     for finding in findings[:10]:
         print(f"imagescope: {finding}", file=sys.stderr)
     if len(findings) > 10:
@@ -117,12 +118,13 @@ def compare(
     as_json: Annotated[bool, Opt("--json", help="As JSON.")] = False,
 ) -> None:
     """Metrics of runs side by side, with paired significance and published figures."""
+    from imagescope.report.tables import print_comparison
     from imagescope.runs.compare import compare as compare_runs
-    from imagescope.runs.compare import show, to_plain
+    from imagescope.runs.compare import to_plain
 
     tables = compare_runs(runs, all_quoted=all_quoted)
     if as_json:
         print(json.dumps(to_plain(tables), indent=1))
     else:
         for table in tables:
-            show(table, console)
+            print_comparison(table, console)

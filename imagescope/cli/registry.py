@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from imagescope.errors import UserError
 from imagescope.registry import BENCHMARKS, ENCODERS, ENGINES, METHODS, Registry
-from imagescope.terminal import Terminal, print_json
+from imagescope.terminal import Terminal, print_json, say, table
 
-console = Terminal(highlight=False)
+console = Terminal()
 Row = dict[str, Any]
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
@@ -116,31 +114,27 @@ def _show(rows: list[Row], as_json: bool) -> None:
         print_json(rows)
         return
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    table = Table(*columns)
-    table.columns[0].no_wrap = True
-    for row in rows:
-        table.add_row(*(escape(str(row.get(column, ""))) for column in columns))
-    console.print(table)
+    cells = [[row.get(column, "") for column in columns] for row in rows]
+    console.print(table(*columns, rows=cells, words=len(columns), whole=columns[:1]))
 
 
 def _print_method(method: Row) -> None:
-    def say(*lines: str) -> None:
-        console.print(*lines, sep="\n", markup=False, soft_wrap=True)
-
     paper = f" ({method['paper']})" if method["paper"] else ""
-    say(f"{method['name']}: {method['what']}", f"{method['label']}{paper}", "", method["about"], "")
+    lines = [f"{method['name']}: {method['what']}", f"{method['label']}{paper}"]
+    lines += ["", method["about"], ""]
     for stage in method["stages"]:
-        say(f"{stage['id']}  {stage['title']}: {', '.join(stage['steps'])}")
-    say(f"asks: {method['asks']}")
+        lines.append(f"{stage['id']}  {stage['title']}: {', '.join(stage['steps'])}")
+    lines.append(f"asks: {method['asks']}")
     if method["needs_reference"]:
-        say("needs queries with a reference picture")
+        lines.append("needs queries with a reference picture")
     for kind, placeholders in method["prompts"].items():
-        say(f"prompt {kind}: {' '.join(f'[[{p}]]' for p in placeholders) or 'no placeholders'}")
+        marks = " ".join(f"[[{p}]]" for p in placeholders) or "no placeholders"
+        lines.append(f"prompt {kind}: {marks}")
     for name, option in method["options"].items():
         paper = f"; the paper's: {option['paper']}" if "paper" in option else ""
-        default = _plain(option["default"])
-        say(f"--option {name}={default}  {option['type']}: {option['description']}{paper}")
-    say("", method["example"])
+        setting = f"{name}={_plain(option['default'])}"
+        lines.append(f"--option {setting}  {option['type']}: {option['description']}{paper}")
+    say(console, *lines, "", method["example"])
 
 
 def _plain(value: Any) -> str:

@@ -147,7 +147,8 @@ def run(config: RunConfig) -> None:
 @_with_run_options
 def plan(config: RunConfig) -> None:
     """Say what a run would ask of the models, before anything runs."""
-    from imagescope.runs.plan import print_plan
+    from imagescope.report.tables import print_plan
+    from imagescope.runs.plan import forecast
 
     logging.getLogger("imagescope").setLevel(logging.WARNING)  # the table says it all
-    print_plan(config, console)
+    print_plan(config, forecast(config), console)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Column, Table
 
 from imagescope import benchmarks
 from imagescope.errors import UserError
 from imagescope.records import Estimate
 from imagescope.runs.folder import read_metrics
 from imagescope.runs.manifest import Manifest
+from imagescope.terminal import table
 
 log = logging.getLogger("imagescope")
 
@@ -45,12 +45,10 @@ def print_overview(folders: Sequence[Path], console: Console) -> None:
             log.warning("%s is left out: not a finished run's folder (%s)", folder, error)
     if not rows:
         raise UserError("no finished run among these folders")
-    name, metric = Column("benchmark", no_wrap=True), Column("metric", min_width=10)
     stages = [f"stage {i}" for i in range(1, max(map(len, rows)) - 4)]
-    table = Table(name, "split", "method", "queries", metric, *stages, show_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    names = ("benchmark", "split", "method", "queries", "metric")
+    whole = ("benchmark", "metric")
+    console.print(table(*names, *stages, rows=rows, words=len(names), whole=whole))
 
 
 def _row(folder: Path) -> list[str]:

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from imagescope import benchmarks
 from imagescope.benchmarks import Options, Spec, metrics
@@ -265,73 +263,6 @@ def _gains(run: Run, keys: set[Key], seed: int) -> dict[str, dict[str, Differenc
 
 def _paired(a: Values | None, b: Values | None, seed: int) -> Difference | None:
     return None if a is None or b is None else metrics.paired(a, b, seed)
-
-
-def show(found: Comparison, console: Console) -> None:
-    """Prints a comparison: which run is which and what it cost, a row a run for each metric, and
-    what the stages brought. It is no wider for many runs than for two."""
-    for label, run in found.runs.items():
-        encoder = f", encoder {found.encoders[label]}" if found.encoders[label] else ""
-        console.print(f"{label}: {' '.join(run.paths)}{encoder}", highlight=False, soft_wrap=True)
-    costs = Table("run", "method", title=f"{found.title}: cost of a query, less the gallery's")
-    for name in ("tokens in", "out", "model s"):
-        costs.add_column(name, justify="right")
-    for label, run in found.runs.items():
-        least = "" if run.cost.whole else "≥ "
-        spent = (run.cost.tokens_in, run.cost.tokens_out, run.cost.model_seconds)
-        costs.add_row(
-            label, run.method.name, *("?" if n is None else f"{least}{n:,.2f}" for n in spent)
-        )
-    console.print(costs)
-    if not all(run.cost.whole for run in found.runs.values()):
-        console.print("≥: answers from the cache cost nothing there")
-    first = next(iter(found.runs))
-    table = Table("metric", "run", title=f"{found.title}: last stages, 95 % intervals")
-    for name in ("value", f"less {first}'s", "p"):
-        table.add_column(name, justify="right")
-    for line in found.lines:
-        for i, (label, value) in enumerate(zip(found.runs, line.values, strict=True)):
-            cells = _difference(line.differences[i - 1] if i else None)
-            table.add_row("" if i else line.metric, label, _estimate(value), *cells)
-        table.add_section()
-    if found.lines:
-        console.print(table)
-    if found.gains:
-        gains = Table("run", "stages", "metric", title="what the stages brought")
-        gains.add_column("difference", justify="right")
-        gains.add_column("p", justify="right")
-        for label, pairs in found.gains.items():
-            for pair, differences in pairs.items():
-                for name, difference in differences.items():
-                    gains.add_row(label, pair, name, *_difference(difference))
-        console.print(gains)
-    for note in found.notes:
-        console.print(note)
-    if found.quoted:
-        console.print(_quoted_table(found.quoted))
-
-
-def _quoted_table(rows: Sequence[Quoted]) -> Table:
-    metrics = list(dict.fromkeys(name for row in rows for name in row.figures))
-    table = Table("method", "encoder", title="quoted, not measured here")
-    for name in metrics:
-        table.add_column(name, justify="right", style="italic")
-    table.add_column("source")
-    for row in rows:
-        figures = (f"{row.figures[m]:.2f}" if m in row.figures else "" for m in metrics)
-        encoder = "; ".join(filter(None, (row.encoder, *row.unsaid)))
-        table.add_row(row.method, encoder, *figures, row.source)
-    return table
-
-
-def _estimate(e: Estimate | None) -> str:
-    return f"{e:.2f}" if e else ""
-
-
-def _difference(d: Difference | None) -> tuple[str, str]:
-    """Its cell, and that of p."""
-    difference, _, p = f"{d:.2f}".partition(" p=") if d else ("", "", "")
-    return difference, p
 
 
 def to_plain(found: Sequence[Comparison]) -> list[Any]:

@@ -9,7 +9,6 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -22,7 +21,7 @@ from imagescope.benchmarks import SPECS, Spec
 from imagescope.config import ROLES, load_models
 from imagescope.errors import UserError
 from imagescope.runs.preflight import Check, State, checkpoints
-from imagescope.terminal import shows
+from imagescope.terminal import say, shows
 
 MARKS: dict[State, tuple[str, str, str]] = {
     "ok": ("✓", "+", "green"),
@@ -51,18 +50,17 @@ DISTRIBUTIONS = {
 
 def doctor(data_root: Path, models: str | Path, console: Console) -> bool:
     """Prints every check; True where nothing that is needed is missing."""
-    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     complete, group = True, ""
     for check in examine(data_root, models):
         if check.group != group:
             group = check.group
-            say(group, style="bold")
+            say(console, group, style="bold")
         mark, ascii_mark, style = MARKS[check.state]
         if not shows(console.encoding, mark):
             mark = ascii_mark
-        say(f"  {mark} {check.name:<16} {check.found}", style=style)
+        say(console, f"  {mark} {check.name:<16} {check.found}", style=style)
         if check.remedy:
-            say(f"      {check.remedy}")
+            say(console, f"      {check.remedy}")
         complete &= check.state != "missing"
     return complete
 

@@ -15,9 +15,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from imagescope.config import EncoderConfig, ModelConfig, RunConfig
 from imagescope.encoders.base import has_checkpoint
 from imagescope.errors import UserError
@@ -106,35 +103,3 @@ def memory(config: ModelConfig | EncoderConfig) -> str:
     if isinstance(config, EncoderConfig):
         return f"{size:.2f} GB of weights"
     return f"{size:.2f} GB of weights; {config.gpu_memory_utilization:.0%} of a GPU under vLLM"
-
-
-def print_plan(config: RunConfig, console: Console) -> None:
-    """The forecast as a table, the models' memory, and what it all adds up to."""
-    steps = forecast(config)
-    table = Table("step", "requests", "cached", "to ask", "images", "tokens in", "out", "time")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for step, row in steps.items():
-        about = "" if row.exact else "~ "
-        known = row.identified and (row.exact or row.cached)
-        tokens = row.prompt_tokens if row.expected_tokens is None else row.expected_tokens
-        table.add_row(
-            step,
-            f"{about}{row.wanted:,}",
-            f"{about}{row.wanted - row.to_ask:,}" if known else "?",
-            f"{about}{row.to_ask:,}",
-            f"{row.images:,}" if row.images else "",
-            f"{tokens:,.0f}",
-            f"{row.expected_output:,.0f}" if row.expected_output is not None else "?",
-            f"{row.expected_seconds:,.0f} s" if row.expected_seconds is not None else "?",
-        )
-    console.print(table)
-    for name in dict.fromkeys(row.role for row in steps.values()):
-        model = getattr(config.models, name)
-        console.print(f"{name}: {model.model}, {memory(model)}", highlight=False)
-    seconds = [row.expected_seconds for row in steps.values() if row.expected_seconds is not None]
-    if len(seconds) < len(steps):
-        note = "unknown until a run of these models has been measured on this machine"
-    else:
-        note = f"about {sum(seconds):,.0f} s, by the newest runs on this machine"
-    console.print(f"time: {note}", highlight=False)

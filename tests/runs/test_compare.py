@@ -13,7 +13,8 @@ from imagescope.benchmarks import split_of
 from imagescope.cli.app import main
 from imagescope.errors import UserError
 from imagescope.records import Query, Ranking, Synthesis, Trace
-from imagescope.runs.compare import Comparison, Line, compare, show
+from imagescope.report.tables import print_comparison
+from imagescope.runs.compare import Comparison, Line, compare
 from imagescope.runs.folder import to_json
 
 STAGES = ("stage1", "stage2", "stage3")
@@ -79,7 +80,7 @@ def test_a_run_shows_its_encoder_and_the_family_of_its_weights(
     (comparison,) = compare([a, b])
     assert comparison.encoders["A"] == "CLIP-ViT-L-14-laion2B-s32B-b82K (openclip/laion2b)"
     assert comparison.encoders["B"] == "encoder"
-    show(comparison, Console(width=200))
+    print_comparison(comparison, Console(width=200))
     assert f"A: {a}, encoder CLIP-ViT-L-14-laion2B-s32B-b82K (openclip/laion2b)" in (
         capsys.readouterr().out
     )
@@ -191,6 +192,23 @@ def test_methods_of_other_stages_meet_at_their_last(
     said = capsys.readouterr().out
     widths = [len(text) for text in said.splitlines() if not text.startswith(("A: ", "B: "))]
     assert max(widths) <= 80 and "…" not in said
+
+
+def test_the_subset_of_cirr_fits_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its metrics have the longest names, measured and quoted."""
+    a = full(tmp_path / "a", 4148, 2315, split="test", encoder=LAION, subset=True)
+    b = full(tmp_path / "b", 4148, 2315, split="test", encoder=LAION, subset=True)
+    assert main(["compare", str(a), str(b)]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    tables = [text.rstrip() for text in shown if not text.startswith(("A: ", "B: "))]
+    assert max(map(len, tables)) <= 80
+    (row,) = [text for text in tables if text.startswith("Recall_subset@2")]
+    assert [cell.strip() for cell in row.split("│")[1:]] == [
+        "A", "100.00 [100.00, 100.00]", "", ""
+    ]  # fmt: skip
+    assert any(text.startswith("[1] ") for text in tables)
 
 
 def test_answers_from_the_cache_make_the_cost_a_least_one(tmp_path: Path) -> None:

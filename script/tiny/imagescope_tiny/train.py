@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from imagescope.errors import UserError
+from imagescope.terminal import table
 
 ROLES = ("encoder", "captioner", "reasoner", "verifier", "evaluator")
 
@@ -51,18 +51,18 @@ def evaluate_all(
                 f"--only {role}` makes it"
             )
     figures: dict[str, dict[str, float]] = {}
-    table = Table("checkpoint", "figure", "value", title=f"{models}: on held-out scenes")
+    rows = []
     for role in roles:
         measure: Callable[..., dict[str, float]] = _function("evaluate", role)
         figures[role] = dict(measure(models / role, threads=threads))
-        rows = list(figures[role].items())
+        lines = list(figures[role].items())
         if minutes and role in minutes:
-            rows.append(("minutes of training", minutes[role]))
-        for i, (name, value) in enumerate(rows):
-            shown = f"{value:.0f}" if value > 1 and float(value).is_integer() else f"{value:.3f}"
-            table.add_row("" if i else role, name.replace("_", " "), shown)
-        table.add_section()
-    Console().print(table)
+            lines.append(("minutes of training", minutes[role]))
+        for i, (name, value) in enumerate(lines):
+            figure = f"{value:.0f}" if value > 1 and float(value).is_integer() else f"{value:.3f}"
+            rows.append(["" if i else role, name.replace("_", " "), figure])
+    title = f"{models}: on held-out scenes"
+    Console().print(table("checkpoint", "figure", "value", rows=rows, title=title, words=2))
     return figures
 
 
