@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from imagescope.arrays import Array
 from imagescope.config import Reading, RunConfig, Side, explain
@@ -58,6 +58,13 @@ class Outcome:
     rankings: list[Ranking]
     findings: Sequence[Mapping[str, Finding | None]]
     score: Score | None = None
+
+
+def _words(value: Any) -> Any:
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]  # in one text, too: "s1 s2"
 
 
 class Options(BaseModel):

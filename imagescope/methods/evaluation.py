@@ -24,8 +24,9 @@ def evaluate(
     prompt: str,
     alpha: int,
     reading: Reading = "tolerant",
-) -> list[tuple[Evaluation | None, Ranking]]:
-    """The alpha best of each query in turn; the first accepted one moves to rank 1.
+) -> tuple[list[Evaluation | None], list[Ranking]]:
+    """The alpha best of each query are judged in turn, and the first accepted one moves to rank 1:
+    the judgements, and the rankings that follow from them.
 
     A query stops at its first Yes; all No leaves the order as it was. The queries go together,
     rank by rank, so that the engine sees large batches. A candidate that could not be judged, or
@@ -55,13 +56,11 @@ def evaluate(
         open_queries = undecided
     if any(judgements):
         evaluator.unread("evaluation", sum(j.unread for row in judgements for j in row))
-    return [_promote(row, r) for row, r in zip(judgements, rankings, strict=True)]
+    evaluations = [Evaluation(tuple(row)) if row else None for row in judgements]
+    return evaluations, [_promote(row, r) for row, r in zip(judgements, rankings, strict=True)]
 
 
-def _promote(judgements: list[Judgement], ranking: Ranking) -> tuple[Evaluation | None, Ranking]:
-    if not judgements:
-        return None, ranking
-    if judgements[-1].accepted:
-        head = [judgements[-1].candidate, *(j.candidate for j in judgements[:-1])]
-        ranking = reorder(ranking, head)
-    return Evaluation(tuple(judgements)), ranking
+def _promote(judgements: list[Judgement], ranking: Ranking) -> Ranking:
+    if not judgements or not judgements[-1].accepted:
+        return ranking
+    return reorder(ranking, [judgements[-1].candidate, *(j.candidate for j in judgements[:-1])])

@@ -9,11 +9,10 @@ reference, pair by pair, and moves the first accepted one to the front (section 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from pydantic import Field, field_validator
 
-from imagescope.methods.base import Context, Method, Options, Outcome, Stage
+from imagescope.methods.base import Context, Method, Options, Outcome, Stage, Words
 from imagescope.methods.evaluation import evaluate
 from imagescope.methods.prompts import KINDS
 from imagescope.methods.synthesis import ask_questions, synthesise
@@ -22,13 +21,6 @@ from imagescope.records import Query
 from imagescope.search.score import Dot
 
 STAGES = ("s1", "s2", "s3")
-TYPICAL = {
-    "synthesis": '{"step1": [["Modification", "make the dog black"]], "step2": ["A black dog."]}',
-    "questions": '{"step2": [["Is there a dog?", "True"], ["Is the dog black?", "True"], '
-    '["Is there a cat?", "False"]]}',
-    "verification": "Yes",
-    "evaluation": "ANSWER: No",
-}
 
 
 class ImageScopeOptions(Options):
@@ -37,12 +29,7 @@ class ImageScopeOptions(Options):
     tau: float = Field(0.15, ge=0, le=1, description="weight of captions against images")
     top_k: int = Field(20, gt=0, description="candidates that are verified")
     alpha: int = Field(3, gt=0, description="candidates compared with the reference")
-    stages: tuple[str, ...] = Field(STAGES, description="s1, s1 s2, or s1 s2 s3")
-
-    @field_validator("stages", mode="before")
-    @classmethod
-    def _stages(cls, value: Any) -> Any:
-        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+    stages: Words = Field(STAGES, description="s1, s1 s2, or s1 s2 s3")
 
     @field_validator("stages")
     @classmethod
@@ -65,7 +52,9 @@ class ImageScope(Method):
             "stage1", "Semantic synthesis", "retrieve", ("synthesis", "retrieval"), ("synthesis",)
         ),
         Stage(
-            *("stage2", "Predicate verification", "rerank"),
+            "stage2",
+            "Predicate verification",
+            "rerank",
             ("questions", "verification"),
             ("verification",),
         ),
@@ -73,18 +62,24 @@ class ImageScope(Method):
     )
     roles = ("captioner", "reasoner", "verifier", "evaluator")
     prompts = KINDS
-    typical = TYPICAL
+    typical = {
+        "synthesis": '{"step1": [["Modification", "make the dog black"]], '
+        '"step2": ["A black dog."]}',
+        "questions": '{"step2": [["Is there a dog?", "True"], ["Is the dog black?", "True"], '
+        '["Is there a cat?", "False"]]}',
+        "verification": "Yes",
+        "evaluation": "ANSWER: No",
+    }
 
     def run(self, queries: Sequence[Query], context: Context) -> Iterator[Outcome]:
         options, prompts, reading = self.options, context.prompts, context.reading
-        captions = context.captions()
-        # asked in advance where a second call would load the reasoner again
-        early = "s2" in options.stages and not context.resident
+        captions, files = context.captions(), context.gallery.files
         with context.role("reasoner") as reasoner:
             syntheses = synthesise(queries, captions, reasoner, prompts, reading)
+            # stage 2's questions as well, where to ask them later would load the reasoner again
+            early = "s2" in options.stages and not context.resident
             if early:
                 syntheses = ask_questions(queries, syntheses, reasoner, prompts, reading)
-
         texts = context.means([s.descriptions for s in syntheses])
         images, captioned = Dot(texts, context.view("image")), Dot(texts, context.view("caption"))
         score = (1 - options.tau) * images + options.tau * captioned
@@ -96,23 +91,17 @@ class ImageScope(Method):
         if not early:
             with context.role("reasoner") as reasoner:
                 syntheses = ask_questions(queries, syntheses, reasoner, prompts, reading)
-        files = context.gallery.files
         with context.role("verifier") as verifier:
-            verified = verify(queries, syntheses, rankings, files, verifier, options.top_k, reading)
-        rankings = [ranking for _, ranking in verified]
-        yield Outcome(
-            "stage2",
-            rankings,
-            [
-                {"synthesis": s, "verification": v}
-                for s, (v, _) in zip(syntheses, verified, strict=True)
-            ],
-        )
+            verifications, rankings = verify(
+                queries, syntheses, rankings, files, verifier, options.top_k, reading
+            )
+        both = zip(syntheses, verifications, strict=True)
+        yield Outcome("stage2", rankings, [{"synthesis": s, "verification": v} for s, v in both])
         if "s3" not in options.stages:
             return
 
         with context.role("evaluator") as evaluator:
-            judged = evaluate(
+            evaluations, rankings = evaluate(
                 queries, rankings, files, evaluator, prompts["evaluation"], options.alpha, reading
             )
-        yield Outcome("stage3", [r for _, r in judged], [{"evaluation": e} for e, _ in judged])
+        yield Outcome("stage3", rankings, [{"evaluation": e} for e in evaluations])

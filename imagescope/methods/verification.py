@@ -25,8 +25,9 @@ def verify(
     verifier: Role,
     top_k: int,
     reading: Reading = "tolerant",
-) -> list[tuple[Verification | None, Ranking]]:
-    """The K best of each query, sorted by the number of questions answered as expected.
+) -> tuple[list[Verification | None], list[Ranking]]:
+    """The answers about the K best of each query, and the rankings that follow from them: these K
+    sorted by the number of questions answered as expected.
 
     The sort is stable: ties keep stage 1's order. Ranks beyond K stay, and so does a query
     without a valid question. Requests are ordered by image, so that those which share one meet in
@@ -60,11 +61,13 @@ def verify(
     }
     verifier.unread("verification", sum(read[p] is None and not responses[p].error for p in pairs))
     _tell_of_thinking(verifier, answered)
-    results: list[tuple[Verification | None, Ranking]] = []
+    verifications: list[Verification | None] = []
+    reordered: list[Ranking] = []
     for synthesis, ranking in zip(syntheses, rankings, strict=True):
         head, questions = ranking.names[:top_k], synthesis.questions
         if not questions or not head:
-            results.append((None, ranking))
+            verifications.append(None)
+            reordered.append(ranking)
             continue
         table = [[responses[name, q.text] for q in questions] for name in head]
         answers = tuple(tuple(read[name, q.text] for q in questions) for name in head)
@@ -81,9 +84,9 @@ def verify(
             sum(a is q.expected for a, q in zip(row, questions, strict=True)) for row in answers
         )
         order = sorted(range(len(head)), key=lambda i: -scores[i])
-        verification = Verification(head, yes, answers, scores, unread)
-        results.append((verification, reorder(ranking, [head[i] for i in order])))
-    return results
+        verifications.append(Verification(head, yes, answers, scores, unread))
+        reordered.append(reorder(ranking, [head[i] for i in order]))
+    return verifications, reordered
 
 
 def _at_once(response: Response) -> bool:

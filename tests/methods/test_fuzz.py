@@ -143,19 +143,19 @@ def test_a_run_on_hostile_answers_loses_nothing() -> None:
     rankings = [Ranking(tuple("abcdefgh"), pool=8) for _ in queries]
     asked = [s if s.questions else with_question(s) for s in syntheses]
     verifier, _ = role(answer)
-    verified = verify(queries, asked, rankings, FILES, verifier, 4)
+    verifications, verified = verify(queries, asked, rankings, FILES, verifier, 4)
     cells = {
         (v.candidates[i], s.questions[j].text)
-        for s, (v, _) in zip(asked, verified, strict=True)
+        for s, v in zip(asked, verifications, strict=True)
         if v is not None
         for i, j, _ in v.unread
     }
     assert verifier.steps["verification"].unread == len(cells)
     evaluator, _ = role(answer)
-    judged = evaluate(queries, rankings, FILES, evaluator, "[[INSTRUCTION]]?", 3)
-    unread = sum(j.unread for e, _ in judged if e for j in e.judgements)
+    evaluations, judged = evaluate(queries, rankings, FILES, evaluator, "[[INSTRUCTION]]?", 3)
+    unread = sum(j.unread for e in evaluations if e for j in e.judgements)
     assert evaluator.steps["evaluation"].unread == unread > 0
-    assert all(sorted(after.names) == list("abcdefgh") for _, after in [*verified, *judged])
+    assert all(sorted(after.names) == list("abcdefgh") for after in [*verified, *judged])
 
 
 def with_question(synthesis: Synthesis) -> Synthesis:

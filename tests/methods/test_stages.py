@@ -177,7 +177,7 @@ def test_verification_sorts_the_head_stably() -> None:
 
     verifier, engine = role(answer)
     synthesis = with_questions(("dog?", True), ("cat?", False))
-    ((found, after),) = verify(
+    ((found,), (after,)) = verify(
         [Query("1", "x")], [synthesis], [ranking("abcde", b=1, d=3, e=4, z=77)], FILES, verifier, 4
     )
     # a: no dog, cat -> 0; b: dog, cat -> 1; c: no dog, no cat -> 1; d: dog, no cat -> 2
@@ -205,7 +205,7 @@ def test_no_question_keeps_the_ranking_and_an_unread_image_satisfies_nothing() -
     none, some = with_questions(), with_questions(("dog?", False))
     queries = [Query("1", "x"), Query("2", "x")]
     before = ranking("abc", a=0)
-    (v0, r0), (v1, r1) = verify(queries, [none, some], [before, before], FILES, verifier, 20)
+    (v0, v1), (r0, r1) = verify(queries, [none, some], [before, before], FILES, verifier, 20)
     assert (v0, r0) == (None, before)
     assert r1.names == ("b", "c", "a") and r1.ranks == {"a": 2}
     assert v1 is not None and v1.answers[0] == (None,)
@@ -215,13 +215,15 @@ def test_what_is_not_understood_is_counted_and_satisfies_nothing() -> None:
     said = {"a": "Ja", "b": "No", "c": ""}
     verifier, _ = role(lambda r: received(Response(said[Path(r.images[0].path).stem])))
     synthesis = with_questions(("dog?", False))
-    ((found, after),) = verify([Query("1", "x")], [synthesis], [ranking("abc")], FILES, verifier, 3)
+    ((found,), (after,)) = verify(
+        [Query("1", "x")], [synthesis], [ranking("abc")], FILES, verifier, 3
+    )
     assert found is not None and found.answers == ((None,), (False,), (None,))
     assert found.scores == (0, 1, 0) and after.names == tuple("bac")
     assert found.unread == ((0, 0, "Ja"),)  # c was not answered at all
     step = verifier.steps["verification"]
     assert (step.unread, step.errors) == (1, 1)
-    ((paper, _),) = verify(
+    ((paper,), _) = verify(
         [Query("1", "x")], [synthesis], [ranking("ab")], FILES, verifier, 3, "paper"
     )
     assert paper is not None and paper.answers == ((False,), (False,)) and paper.unread == ()
@@ -248,7 +250,7 @@ def test_the_first_tokens_probabilities_are_no_thinkers() -> None:
     verifier, _ = role(
         lambda r: Response(said[Path(r.images[0].path).stem], probabilities=(0.9, 0.1))
     )
-    ((found, _),) = verify(
+    ((found,), _) = verify(
         [Query("1", "x")], [with_questions(("dog?", True))], [ranking("ab")], FILES, verifier, 2
     )
     assert found is not None and found.answers == ((True,), (True,))
@@ -295,13 +297,13 @@ def test_the_first_yes_moves_up_and_ends_the_query() -> None:
         Query("4", "opening", verbatim=True),
     ]
     before = ranking("abcdef", a=0, b=1, c=2, d=3)
-    found = evaluate(queries, [before] * 4, files, evaluator, PROMPTS["evaluation"], 3)
-    assert found[0][1].names == tuple("bacdef")
-    assert found[0][1].ranks == {"a": 1, "b": 0, "c": 2, "d": 3}
-    assert [j.candidate for j in found[0][0].judgements] == ["a", "b"]  # type: ignore[union-attr]
-    assert found[1][1] == before and len(found[1][0].judgements) == 3  # type: ignore[union-attr]
-    assert found[2][1].names == before.names
-    assert found[3] == (None, before)
+    found, after = evaluate(queries, [before] * 4, files, evaluator, PROMPTS["evaluation"], 3)
+    assert after[0].names == tuple("bacdef")
+    assert after[0].ranks == {"a": 1, "b": 0, "c": 2, "d": 3}
+    assert [j.candidate for j in found[0].judgements] == ["a", "b"]  # type: ignore[union-attr]
+    assert after[1] == before and len(found[1].judgements) == 3  # type: ignore[union-attr]
+    assert after[2].names == before.names
+    assert (found[3], after[3]) == (None, before)
     assert "E|make it red" in {r.prompt for r in engine.requests}
     assert engine.batches == 3
 
@@ -309,14 +311,14 @@ def test_the_first_yes_moves_up_and_ends_the_query() -> None:
 def test_alpha_beyond_the_ranking_and_what_cannot_be_judged() -> None:
     evaluator, engine = role(lambda r: Response("ANSWER: Yes", error="unreadable"))
     before = ranking("ab", a=0)
-    ((found, after),) = evaluate([Query("1", "x")], [before], FILES, evaluator, "E", 10)
+    ((found,), (after,)) = evaluate([Query("1", "x")], [before], FILES, evaluator, "E", 10)
     assert after.names == ("a", "b") and len(engine.requests) == 2
     assert found is not None and found.judgements[0].text == "(not judged: unreadable)"
 
 
 def test_a_judgement_that_is_not_understood_is_counted_and_not_accepted() -> None:
     evaluator, _ = role(lambda r: "Ja" if r.images[0].right == "a.png" else "**ANSWER:** yes")
-    ((found, after),) = evaluate([Query("1", "x")], [ranking("abc")], FILES, evaluator, "E", 3)
+    ((found,), (after,)) = evaluate([Query("1", "x")], [ranking("abc")], FILES, evaluator, "E", 3)
     assert found is not None and after.names == tuple("bac")
     assert [(j.accepted, j.unread) for j in found.judgements] == [(False, True), (True, False)]
     assert evaluator.steps["evaluation"].unread == 1
