@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,11 +38,20 @@ def plain(record: Any) -> dict[str, Any]:
 
     Shallow: values stay as they are. What cache keys, cache rows and trace lines are made of.
     """
-    values = {part.name: getattr(record, part.name) for part in fields(record)}
-    for part in fields(record):
-        if part.metadata.get("added") and values[part.name] == part.default:
-            del values[part.name]
+    first, later = _fields(type(record))
+    values = {name: getattr(record, name) for name in first}
+    for name, default in later:
+        if (value := getattr(record, name)) != default:
+            values[name] = value
     return values
+
+
+@cache
+def _fields(kind: type) -> tuple[list[str], list[tuple[str, Any]]]:
+    """A dataclass's first fields by name; those `added` later, with their defaults."""
+    parts = fields(kind)
+    first = [part.name for part in parts if not part.metadata.get("added")]
+    return first, [(part.name, part.default) for part in parts if part.metadata.get("added")]
 
 
 @dataclass(frozen=True, slots=True)

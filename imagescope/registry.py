@@ -50,7 +50,8 @@ class Registry(Mapping[str, Any]):
         del self._ours[name]
 
     def __getitem__(self, name: str) -> Any:
-        return self._all[name]
+        # to look for other packages takes a while
+        return self._ours[name] if name in self._ours else self._others[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._all)

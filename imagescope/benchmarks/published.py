@@ -91,11 +91,11 @@ def quoted(manifests: Sequence[Mapping[str, Any]], everything: bool = False) -> 
 
     everything: those of other and of unknown encoders, too.
     """
-    published = read()
     places = {_place(manifest) for manifest in manifests}
     benchmark = _benchmark([manifest["config"]["dataset"] for manifest in manifests])
     if len(places) != 1 or None in places or benchmark is None:
         return []
+    published = read()
     ((split, separate, reference, concept),) = (place for place in places if place)
     name = " ".join((benchmark, *separate))
     if published.splits.get(name) != split:

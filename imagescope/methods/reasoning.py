@@ -35,7 +35,7 @@ _MARK = re.compile(r"<\|(?:channel|start|end|return|call)\|>", re.IGNORECASE)
 def without_reasoning(text: str) -> str:
     """The answer alone; "" where there is none, as in reasoning that was never ended."""
     small = text.lower()
-    if not any(word in small for word in _ANY):
+    if len(small) < 5 or not any(word in small for word in _ANY):
         return text
     text = text[-LONGEST:]
     if channels := list(_CHANNEL.finditer(text)):

@@ -34,8 +34,8 @@ def verify(
     the model's prefix cache; the same (image, question) is asked once by the cache around it.
     """
     askers = {  # (image, question) -> a query that puts it
-        (name, question.text): str(query)
-        for query, synthesis, ranking in zip(queries, syntheses, rankings, strict=True)
+        (name, question.text): asker
+        for asker, synthesis, ranking in zip(map(str, queries), syntheses, rankings, strict=True)
         for name in ranking.names[:top_k]
         for question in synthesis.questions
     }
@@ -55,10 +55,8 @@ def verify(
     about = [askers[pair] for pair in pairs]
     answered = verifier.ask(requests, "verification", about, wanted=total)
     responses = dict(zip(pairs, answered, strict=True))
-    read = {
-        pair: None if response.error else says_yes(response.text, reading)
-        for pair, response in responses.items()
-    }
+    said = {text: says_yes(text, reading) for text in {r.text for r in answered}}  # few differ
+    read = {pair: None if r.error else said[r.text] for pair, r in responses.items()}
     verifier.unread("verification", sum(read[p] is None and not responses[p].error for p in pairs))
     _tell_of_thinking(verifier, answered)
     verifications: list[Verification | None] = []

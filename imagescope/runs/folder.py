@@ -27,6 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 from imagescope.config import PACKAGE, RunConfig
 from imagescope.errors import UserError
 from imagescope.files import parse_json, write_text
+from imagescope.models.device import visible_gpus
 from imagescope.records import Estimate, Trace, plain
 from imagescope.runs.manifest import Manifest
 from imagescope.terminal import Formatter
@@ -166,7 +167,9 @@ def git_commit() -> str | None:
 
 def machine() -> dict[str, Any]:
     """Processor, cores and GPUs, as far as they can be told without loading a model."""
-    found: dict[str, Any] = {"system": platform.platform(), "cores": os.cpu_count()}
+    found: dict[str, Any] = {"system": platform.platform(), "cores": os.cpu_count(), "gpus": []}
+    if not visible_gpus():
+        return found  # to import torch for that would take a second
     try:
         import torch
 

@@ -53,6 +53,7 @@ class Cache:
         self.used = Used()
         self.only: set[str] | None = None  # ids of the identities that `replayed` may find
         self.failed: Mapping[str, Response] = {}  # answers that count as held, though errors
+        self.files: dict[str, tuple[Any, ...]] = {}  # path -> (size, mtime_ns, sha256), as met here
         self._record, self._warned = record, False
         self._connection, self.writable = open_file(path, self.keeps)
         self._lock = threading.RLock()

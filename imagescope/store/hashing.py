@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from imagescope.errors import UserError
@@ -23,9 +23,12 @@ AMONG = " IN (SELECT value FROM json_each(?))"  # a condition: one of a JSON lis
 READERS = 4  # threads
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
 def canonical(value: Any) -> str:
     """JSON in one spelling only."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def digest(value: Any) -> str:
@@ -35,11 +38,12 @@ def digest(value: Any) -> str:
 
 def checksum(*values: str | bytes | float | None) -> bytes:
     """8 bytes that tell whether a row's values are what was written; not against forgery."""
-    sums = hashlib.blake2b(digest_size=8)
-    for value in values:
-        part = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
-        sums.update(b"%d:%b" % (len(part), part))
-    return sums.digest()
+    parts = [
+        value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+        for value in values
+    ]
+    whole = b"".join([b"%d:%b" % (len(part), part) for part in parts])
+    return hashlib.blake2b(whole, digest_size=8).digest()
 
 
 def storable(text: str) -> str:
@@ -51,19 +55,21 @@ def storable(text: str) -> str:
 def hashed(cache: Cache, paths: Sequence[str]) -> dict[str, str]:
     """path -> sha256 of the file as it is now, "" where it cannot be read. Only what is new to the
     cache, or changed size or time, is read."""
-    places = {path: str(Path(path).absolute()) for path in paths}
-    stored = {place: storable(place) for place in places.values()}
-    rows = cache.table("files", "path" + AMONG, among=list(stored.values()))
-    remembered = {place: (size, mtime, sha) for place, size, mtime, sha in rows}
+    here = os.getcwd()
+    places = {path: storable(os.path.join(here, path)) for path in paths}
+    remembered = cache.files
+    new = [place for place in places.values() if place not in remembered]
+    for place, *row in cache.table("files", "path" + AMONG, among=new) if new else ():
+        remembered[place] = tuple(row)
     hashes: dict[str, str] = {}
     stale: dict[str, os.stat_result] = {}
     for path, place in places.items():
         try:
-            stat = os.stat(place)
+            stat = os.stat(path)
         except OSError:
             hashes[path] = ""
             continue
-        size, mtime, sha = remembered.get(stored[place], (None, None, ""))
+        size, mtime, sha = remembered.get(place, (None, None, ""))
         if (size, mtime) == (stat.st_size, stat.st_mtime_ns):
             hashes[path] = sha
         else:
@@ -71,14 +77,13 @@ def hashed(cache: Cache, paths: Sequence[str]) -> dict[str, str]:
     if stale:
         with ThreadPoolExecutor(READERS, "hash") as pool:
             hashes |= dict(zip(stale, pool.map(_hash, stale), strict=True))
-        cache.insert(
-            "files",
-            [
-                (stored[places[path]], stat.st_size, stat.st_mtime_ns, hashes[path])
-                for path, stat in stale.items()
-                if hashes[path]
-            ],
-        )
+        read = {
+            places[path]: (stat.st_size, stat.st_mtime_ns, hashes[path])
+            for path, stat in stale.items()
+            if hashes[path]
+        }
+        remembered.update(read)
+        cache.insert("files", [(place, *row) for place, row in read.items()])
     return hashes
 
 
