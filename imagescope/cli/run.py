@@ -138,7 +138,9 @@ def run(config: RunConfig) -> None:
     try:
         from imagescope.report import write_report
 
-        log.info("report: %s", write_report(result.folder, result.images))
+        kept = result.image_db / "thumbnails" if result.image_db else None
+        page = write_report(result.folder, result.images, result.traces, kept)
+        log.info("report: %s", page)
     except Exception as error:  # the results are written; a page must not take them along
         log.warning("no report: %s (later: imagescope report %s)", error, result.folder)
     print_summary(result, console)

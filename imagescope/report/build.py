@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader
 from imagescope.benchmarks.published import own_figures
 from imagescope.errors import UserError
 from imagescope.files import write_text
+from imagescope.records import Trace
 from imagescope.report import charts, facts, queries
 from imagescope.report.findings import Images
 from imagescope.report.movement import movements
@@ -30,11 +31,20 @@ HERE = Path(__file__).parent
 DATA = "report"  # the folder beside index.html
 
 
-def write_report(run_dir: Path, files: Mapping[str, Path] | None = None) -> Path:
+def write_report(
+    run_dir: Path,
+    files: Mapping[str, Path] | None = None,
+    traces: Iterable[Trace] | None = None,
+    kept: Path | None = None,
+) -> Path:
     """Writes index.html and report/ into a run's folder; returns the page's path.
 
     files: image name -> path. None: found by loading the dataset that the manifest names; where
-    that fails the page shows placeholders. Raises UserError where there are no traces.
+        that fails the page shows placeholders.
+    traces: the run's; None: they are read from its folder.
+    kept: a folder of thumbnails made before (thumbnails.py).
+
+    Raises UserError where there are no traces.
     """
     run_dir = Path(run_dir)
     manifest = Manifest.read(run_dir, lenient=True)
@@ -50,7 +60,7 @@ def write_report(run_dir: Path, files: Mapping[str, Path] | None = None) -> Path
 
     def details() -> Iterator[Any]:
         nonlocal stages
-        for trace in iter_traces(run_dir):
+        for trace in iter_traces(run_dir) if traces is None else traces:
             stages = stages or list(trace.rankings)
             ranks.append(queries.ranks(trace, stages))
             rows.append(queries.row(trace.query, ranks[-1], queries.flags(trace), images))
@@ -63,7 +73,7 @@ def write_report(run_dir: Path, files: Mapping[str, Path] | None = None) -> Path
             rows,
             details(),
             images,
-            lambda names: write_thumbnails(folder, names, files),
+            lambda names: write_thumbnails(folder, names, files, kept),
         )
     if missing:
         log.info("report: %d of %d images have no thumbnail", len(missing), len(images.names))

@@ -154,7 +154,10 @@ def _run(
         fallbacks=fallbacks,
         files=[path.name for path in files],
     )
-    return Result(folder.path, metrics, traces, steps, seconds, files, gallery.files, method.stages)
+    return Result(
+        *(folder.path, metrics, traces, steps, seconds, files, gallery.files, method.stages),
+        image_db=None if cache.bundle else db.folder,
+    )
 
 
 def _explain(trace: dict[str, Any], stage: str, findings: Mapping[str, Finding | None]) -> None:

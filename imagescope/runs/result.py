@@ -20,7 +20,8 @@ COUNTS = ("cached", "asked", "unread", "refused", "errors")  # of a Step, beside
 @dataclass
 class Result:
     """What a run came to. `steps` says what each cost, in the order they ran; `images` where the
-    gallery's lie, for its page; `stages` those of its method."""
+    gallery's lie, for its page; `stages` those of its method; `image_db` where the gallery's part
+    of the image database lies (None: a replay has none)."""
 
     folder: Path
     metrics: dict[str, dict[str, Any]]
@@ -30,6 +31,7 @@ class Result:
     files: list[Path] = field(default_factory=list)
     images: Mapping[str, Path] = field(default_factory=dict)
     stages: Sequence[Stage] = ()
+    image_db: Path | None = None
 
 
 def log_summary(

@@ -290,6 +290,26 @@ def test_what_is_no_picture_has_no_thumbnail(
     assert write_thumbnails(tmp_path / "out", list(files), files) == [0, 1]
 
 
+def test_thumbnails_are_made_once_for_all_runs(tmp_path: Path) -> None:
+    """Those of an earlier run are linked as long as their pictures are the same; what a crash left
+    of one is made again."""
+    files = {"a": tmp_path / "a.png"}
+    kept, pages = tmp_path / "kept", [tmp_path / str(number) for number in range(4)]
+
+    def small(page: Path) -> Path:
+        assert write_thumbnails(page, ["a"], files, kept) == []
+        return page / "0" / "0.jpg"
+
+    Image.new("RGB", (200, 200), "red").save(files["a"])
+    first, second = small(pages[0]), small(pages[1])
+    assert first.samefile(second)
+    Image.new("RGB", (201, 200), "blue").save(files["a"])
+    third = small(pages[2])
+    assert Image.open(third).getpixel((3, 3))[2] > 200  # type: ignore[index]
+    third.write_bytes(b"")
+    assert Image.open(small(pages[3])).size == (SIDE, 111)
+
+
 def test_thumbnails_stand_upright(tmp_path: Path) -> None:
     image = Image.new("RGB", (400, 200), "red")
     exif = image.getexif()
