@@ -38,7 +38,7 @@ def plain(record: Any) -> dict[str, Any]:
 
     Shallow: values stay as they are. What cache keys, cache rows and trace lines are made of.
     """
-    first, later = _fields(type(record))
+    first, later = _fields(record.__class__)
     values = {name: getattr(record, name) for name in first}
     for name, default in later:
         if (value := getattr(record, name)) != default:
