@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import logging
 import os
@@ -186,7 +185,6 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     tolerate_narrow_code_pages()
     gc.set_threshold(500_000, 20, 20)  # a run keeps many small records
-    atexit.register(gc.freeze)  # what is left at the end goes with the process, unexamined
     try:
         status = app(
             normalise(sys.argv[1:] if argv is None else argv),
