@@ -29,17 +29,18 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
 
 
 @contextmanager
-def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = True, mode: int = 0o666) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place at the end, or goes after an error.
 
     durable: it outlives a power failure, too: content and name are on the disk when this returns.
         What can be made again in a moment (a thumbnail) need not wait for the disk.
+    mode: who may read and write it, less the process's umask.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
         yield Path(name)
-        os.chmod(name, 0o666 & ~UMASK)
+        os.chmod(name, mode & ~UMASK)
         if durable:  # the content first: a name must not outlive a crash that its content did not
             _to_disk(name, os.O_RDWR)
         os.replace(name, path)

@@ -62,14 +62,24 @@ def search(
     models: Models = None,
     engine: Engine = None,
 ) -> None:
-    """Find pictures by a description, or by a picture and a change."""
+    """Find pictures by a description, or by a picture and a change.
+
+    Where `imagescope serve` runs for the index it is asked, as its models are in memory; with
+    --models or --engine it is not.
+    """
     from imagescope.own import show
-    from imagescope.own.scope import ImageScope
+    from imagescope.own.ask import ask
 
     _hush()
-    with ImageScope.open(name, models, _engine(engine), resident=False) as scope:
-        answer = scope.search(text, reference, tuple(stages.replace(",", " ").split()), top)
-        folder = scope.manifest.folder
+    chosen = tuple(stages.replace(",", " ").split())
+    reply = None if models or engine else ask(name, text, reference, chosen, top)
+    if reply:
+        answer, folder = reply.answer, reply.folder
+    else:
+        from imagescope.own.scope import ImageScope
+
+        with ImageScope.open(name, models, _engine(engine), resident=False) as scope:
+            answer, folder = scope.search(text, reference, chosen, top), scope.manifest.folder
     if as_json:
         print_json(show.as_json(answer))
     else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
-from imagescope.records import Evaluation, Query, Ranking, Synthesis, Verification
+from imagescope.records import Evaluation, Query, Ranking, Share, Synthesis, Verification
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Check:
     question: str
     expected: bool
     answer: bool | None
-    yes: float
+    yes: Share
     unread: bool = False
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -59,6 +59,14 @@ class Desk:
 
         while (answer := self._do(step)) is not None:
             yield answer
+
+    def search(self, text: str, reference: str | None, stages: Sequence[str], top: int) -> Answer:
+        """A search outside of any conversation; between two stages others have their turn."""
+        steps = self.scope.stages(text, reference, stages, top)
+        answer: Answer = self._do(next, steps)
+        while (better := self._do(next, steps, None)) is not None:
+            answer = better
+        return answer
 
     def warm(self) -> None:
         """Loads the models while the first visitor still types."""

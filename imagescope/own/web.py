@@ -26,6 +26,7 @@ from imagescope.config import PACKAGE, EngineName
 from imagescope.errors import UserError
 from imagescope.own import library, show
 from imagescope.own.answers import Answer, Result
+from imagescope.own.ask import answering, state
 from imagescope.own.desk import Desk, Session
 from imagescope.own.guard import LARGEST_UPLOAD, Guard
 from imagescope.own.references import References, picture_tag
@@ -269,6 +270,7 @@ def serve(
     not installed, or the index cannot be opened."""
     if not find_spec("gradio"):
         raise UserError("the page needs gradio: pip install 'imagescope[serve]'")
+    opened = state(name)
     desk = Desk(lambda: ImageScope.open(name, models, engine, resident))
     with tempfile.TemporaryDirectory(prefix="imagescope-") as uploads:
         os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False"}
@@ -279,8 +281,9 @@ def serve(
             raise UserError(f"cannot listen on {host}:{port}: {error}. Another --port?") from None
         try:
             desk.warm()
-            print(f"{page.local_url} (Ctrl-C ends it)", flush=True)
-            page.block_thread()
+            with answering(desk, opened):
+                print(f"{page.local_url} (Ctrl-C ends it)", flush=True)
+                page.block_thread()
         finally:
             page.close(verbose=False)
             desk.close()

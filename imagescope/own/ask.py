@@ -1,0 +1,166 @@
+"""`search` asks the `serve` of the same index, where one runs: its models are in memory.
+
+`serve` answers JSON on a second port, of the loopback alone. Port and a token are in the index'
+folder, in serving.json, which its owner alone can read: whoever knows the token may have any of the
+owner's pictures looked at.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from imagescope.errors import UserError
+from imagescope.files import replacing
+from imagescope.own import library
+from imagescope.own.answers import Answer
+from imagescope.runs.manifest import running
+
+if TYPE_CHECKING:
+    from imagescope.own.desk import Desk
+
+log = logging.getLogger("imagescope")
+HERE = "127.0.0.1"
+LARGEST = 64 << 10  # bytes of a question
+LONGEST = 600  # seconds until an answer: others may be before us
+
+
+class Serving(BaseModel):
+    """serving.json. index: what tells that index.json has not changed since it was opened."""
+
+    pid: int
+    port: int
+    token: str
+    index: tuple[int, int]
+
+
+class Question(BaseModel):
+    """What is asked. reference: a name of the index, or else the picture at `file`."""
+
+    text: str
+    reference: str | None
+    file: str | None
+    stages: tuple[str, ...]
+    top: int
+
+
+class Reply(BaseModel):
+    """An answer, and the folder that its pictures are below."""
+
+    answer: Answer
+    folder: Path
+
+
+def ask(
+    name: str, text: str, reference: Path | None, stages: Sequence[str], top: int
+) -> Reply | None:
+    """What a running `serve` of this index answers; None where none runs, or none of the index as
+    it is now. Raises UserError for a question that it refuses."""
+    try:
+        serving = Serving.model_validate_json((library.place(name) / "serving.json").read_bytes())
+    except (OSError, ValidationError):
+        return None
+    if serving.index != state(name) or not running(serving.pid):
+        return None
+    question = Question(
+        text=text,
+        reference=str(reference) if reference else None,
+        file=str(reference.expanduser().resolve()) if reference else None,
+        stages=tuple(stages),
+        top=top,
+    )
+    connection = http.client.HTTPConnection(HERE, serving.port, timeout=LONGEST)
+    try:
+        headers = {"Authorization": f"Bearer {serving.token}"}
+        connection.request("POST", "/", question.model_dump_json(), headers)
+        response = connection.getresponse()
+        content = response.read()
+        if response.status == 400:
+            raise UserError(json.loads(content))
+        if response.status == 200:
+            return TypeAdapter(Reply).validate_json(content)
+        log.warning("the running `serve` answered %s: searching without it", response.status)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        log.warning("the running `serve` did not answer: searching without it (%s)", error)
+    finally:
+        connection.close()
+    return None
+
+
+@contextmanager
+def answering(desk: Desk, index: tuple[int, int]) -> Iterator[None]:
+    """Answers questions while the block lasts. index: its `state` before it was opened."""
+    name, token = desk.scope.name, secrets.token_urlsafe()
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 20  # seconds that a question may take to arrive
+
+        def do_POST(self) -> None:
+            given = self.headers.get("Authorization", "")
+            length = self.headers.get("Content-Length", "")
+            if not secrets.compare_digest(given.encode(), f"Bearer {token}".encode()):
+                self.send_error(403)
+            elif not length.isdecimal() or int(length) > LARGEST:
+                self.send_error(413)
+            else:
+                self._answer(self.rfile.read(int(length)))
+
+        def _answer(self, content: bytes) -> None:
+            try:
+                question = Question.model_validate_json(content)
+                inside = question.reference in desk.scope.files
+                reference = question.reference if inside else question.file
+                answer = desk.search(question.text, reference, question.stages, question.top)
+                reply = Reply(answer=answer, folder=desk.scope.manifest.folder)
+                status, body = 200, reply.model_dump_json()
+            except (UserError, ValidationError) as error:
+                status, body = 400, json.dumps(str(error))
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body.encode())))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            """Nothing: questions are nobody's business."""
+
+    path = library.place(name) / "serving.json"
+    with ThreadingHTTPServer((HERE, 0), Handler) as server:
+        serving = Serving(pid=os.getpid(), port=server.server_port, token=token, index=index)
+        thread = Thread(target=server.serve_forever, name="ask", daemon=True)
+        thread.start()
+        try:
+            _write(path, serving)
+            yield
+        finally:
+            server.shutdown()
+            if path.exists() and token in path.read_text():  # else another `serve` came after us
+                path.unlink(missing_ok=True)
+
+
+def _write(path: Path, serving: Serving) -> None:
+    try:
+        with replacing(path, durable=False, mode=0o600) as file:
+            file.write_text(serving.model_dump_json())
+    except OSError as error:  # an index on a read-only disk can be served, too
+        log.warning("%s: cannot be written (%s): `search` will not ask here", path, error.strerror)
+
+
+def state(name: str) -> tuple[int, int]:
+    """Size and time of an index.json; (0, 0) where there is none."""
+    try:
+        stat = (library.place(name) / "index.json").stat()
+    except OSError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
