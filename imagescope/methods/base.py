@@ -132,6 +132,10 @@ class Method(Protocol):
     def __init__(self, options: Any) -> None:
         self.options = options
 
+    def needed_roles(self) -> tuple[str, ...]:
+        """Those of the roles that it asks with its options."""
+        return self.roles
+
     def run(self, queries: Sequence[Query], context: Context) -> Iterator[Outcome]:
         """An outcome a stage, in order, each for all queries."""
 

@@ -71,6 +71,9 @@ class ImageScope(Method):
         "evaluation": "ANSWER: No",
     }
 
+    def needed_roles(self) -> tuple[str, ...]:
+        return self.roles[: 1 + len(self.options.stages)]  # stage 1 asks two, the others one each
+
     def run(self, queries: Sequence[Query], context: Context) -> Iterator[Outcome]:
         options, prompts, reading = self.options, context.prompts, context.reading
         captions, files = context.captions(), context.gallery.files

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,14 @@ class Manifest(dict[str, Any]):
             settings = self.config | self.part("config", "options")
             options = {k: settings[k] for k in ImageScope.Options.model_fields if k in settings}
             return Description(ImageScope.name, ImageScope.label, options, ImageScope.stages)
+
+    @property
+    def started(self) -> datetime | None:
+        """When the run began; None where it does not say."""
+        try:
+            return datetime.fromisoformat(str(self.get("started"))).astimezone()
+        except ValueError:
+            return None
 
     @property
     def status(self) -> str:

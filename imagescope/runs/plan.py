@@ -6,12 +6,11 @@ weights need be there, nothing is downloaded, and nothing is written.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from datetime import datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from imagescope.methods.base import check_queries, open_method
 from imagescope.methods.prompts import load_prompts
 from imagescope.models.checkpoints import locate
 from imagescope.runs.folder import machine
+from imagescope.runs.manifest import Manifest
 from imagescope.runs.pipeline import load_benchmark
 from imagescope.runs.plan_context import Forecast, PlanContext, ReadOnly
 from imagescope.store.cache import cache_path
@@ -66,26 +66,21 @@ def _remember(config: RunConfig, steps: Mapping[str, Forecast]) -> None:
     """Tokens and time as an earlier run of these models on this machine measured them: the newest
     of this dataset, else of another."""
     here, earlier = machine(), []
-    for path in sorted(config.runs.glob("*/*/*/manifest.json"), reverse=True):
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            settings, costs = manifest["config"], manifest["steps"]
-            same = settings["dataset"] == config.dataset
-            started = datetime.fromisoformat(manifest["started"]).astimezone()
-            models = settings["models"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # unfinished, or not ours
-        if manifest.get("machine") == here:
-            earlier.append((same, started, models, costs))
-    for _, _, models, costs in sorted(earlier, key=lambda run: run[:2], reverse=True):
-        for step, row in steps.items():
-            cost = costs.get(step)
-            same = models[row.role] == getattr(config.models, row.role).model_dump(mode="json")
-            if row.expected_seconds is None and same and cost and cost["asked"]:
-                row.expected_tokens = row.wanted * cost["prompt_tokens"] / cost["asked"]
-                row.expected_output = row.to_ask * cost["output_tokens"] / cost["asked"]
-                each = cost["model_seconds"] / cost["asked"]
-                row.expected_seconds = row.to_ask * each + cost["load_seconds"] * (row.to_ask > 0)
+    for path in config.runs.glob("*/*/*/manifest.json"):
+        manifest = Manifest.read(path.parent, lenient=True)
+        if manifest.get("machine") == here and (started := manifest.started):
+            same = manifest.config.get("dataset") == config.dataset
+            earlier.append((same, started, manifest))
+    earlier.sort(key=lambda run: run[:2], reverse=True)
+    for (_, _, manifest), (step, row) in product(earlier, steps.items()):
+        model = getattr(config.models, row.role).model_dump(mode="json")
+        cost = manifest.part("steps", step)
+        same = manifest.part("config", "models", row.role) == model
+        if row.expected_seconds is None and same and cost.get("asked"):
+            row.expected_tokens = row.wanted * cost["prompt_tokens"] / cost["asked"]
+            row.expected_output = row.to_ask * cost["output_tokens"] / cost["asked"]
+            each = cost["model_seconds"] / cost["asked"]
+            row.expected_seconds = row.to_ask * each + cost["load_seconds"] * (row.to_ask > 0)
 
 
 def memory(config: ModelConfig | EncoderConfig) -> str:

@@ -107,13 +107,9 @@ def examine(config: RunConfig, benchmark: Benchmark) -> list[Check]:
 
 
 def _models(config: RunConfig) -> Iterator[Check]:
-    method = open_method(config)
-    stages = getattr(method.options, "stages", ("s2", "s3"))
-    later = {"verifier": "s2", "evaluator": "s3"}  # asked in a stage that may be left out
-    roles = [role for role in method.roles if role not in later or later[role] in stages]
     local: list[tuple[str, ModelConfig | EncoderConfig]] = [("encoder", config.models.encoder)]
     remote: dict[tuple[str, ...], tuple[list[str], str, ModelConfig]] = {}
-    for role in roles:
+    for role in open_method(config).needed_roles():
         model = config.models.role(role)
         try:
             kind = choose(model, config.engine)
