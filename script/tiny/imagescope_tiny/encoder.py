@@ -8,6 +8,7 @@ nothing to do; data/tiny/models/README.md has the figures of both.)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -139,7 +140,10 @@ def evaluate_encoder(
     gallery = list(dict.fromkeys(vision.scenes(2 * count, rng, "benchmark")))[:count]
     seen = see(gallery)
     figures: dict[str, float] = {"gallery": len(gallery)}
-    ways = {"": caption, "_free": lambda scene: free_caption(scene, rng)}
+    ways: dict[str, Callable[[Scene], str]] = {
+        "": caption,
+        "_free": lambda scene: free_caption(scene, rng),
+    }
     for name, say in ways.items():
         scores = read([say(scene) for scene in gallery]) @ seen.T
         ranks = (scores > scores.diagonal()[:, None]).sum(1)
