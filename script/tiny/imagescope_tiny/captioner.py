@@ -16,7 +16,7 @@ from imagescope_tiny.language import caption, parse_caption
 from imagescope_tiny.learning import (
     Progress,
     answer_loss,
-    batch_texts,
+    answers_to,
     export,
     fan_in,
     fit,
@@ -30,8 +30,6 @@ ASK = "USER:{image}\n{request}\nASSISTANT:"  # the captioner's raw prompt
 REQUEST = "Describe the image."  # what configs/prompts/tiny/caption.txt asks
 REPETITION_PENALTY = 1.05
 MAX_NEW_TOKENS = 256
-LAYERS = 3
-RENAMED = {"vision_tower.": "vision_tower.vision_model."}  # as vLLM names these weights
 CHAT = (
     "{% for message in messages %}{{ message['role'].upper() + ':' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -80,16 +78,9 @@ def build() -> tuple[Any, Any]:
         chat_template=CHAT,
     )
     text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=vision.WIDTH,
-        intermediate_size=3 * vision.WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        **vision.text_tower(tokenizer),
         max_position_embeddings=2048,
-        pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
     )
     config = LlavaNextConfig(
         vision_config=CLIPVisionConfig(**vision.TOWER, num_hidden_layers=5).to_dict(),
@@ -124,18 +115,10 @@ def train_captioner(
         hidden = model.model.vision_tower(images, output_hidden_states=True).hidden_states
         return hidden[model.config.vision_feature_layer][:, 1:]
 
-    first = vision.full_scenes(3000, rng)
-    vision.pretrain(
-        model.model.vision_tower,
-        patches_of,
-        vision.pixels(processor.image_processor, vision.pictures(first)),
-        vision.patch_targets(first),
-        progress=progress,
+    train, images = vision.learn_to_see(
+        model.model.vision_tower, patches_of, processor.image_processor, rng, progress, pool
     )
-    train = vision.scenes(pool, rng)
-    images = vision.pixels(processor.image_processor, vision.pictures(train))
-    with torch.no_grad():
-        features = torch.cat([patches_of(part) for part in images.split(256)])
+    features = vision.features(patches_of, images)
     _standardise(model.model.multi_modal_projector.linear_1, features)
 
     before, after = ASK.split("{image}")
@@ -147,17 +130,14 @@ def train_captioner(
         for scene in train
     ]
 
-    def loss_at(step: int) -> Tensor:
+    def batch_at(step: int) -> tuple[list[Any], list[Any], list[Tensor]]:
         chosen = [rng.randrange(pool) for _ in range(batch)]
-        ids, mask, labels = batch_texts(
-            [prompt] * batch, [answers[i] for i in chosen], tokenizer.pad_token_id
-        )
-        seen = _image_tokens(model, features[chosen])
-        return answer_loss(model, list(seen), ids, labels, attention_mask=mask)
+        tokens = _image_tokens(model, features[chosen])
+        return [prompt] * batch, [answers[i] for i in chosen], list(tokens)
 
-    model.model.vision_tower.requires_grad_(False)
-    fit(loss_at, model.parameters(), steps=steps, rate=1.5e-3, what="captioner", progress=progress)
-    export(model.bfloat16(), processor, out, RENAMED)
+    loss = answer_loss(model, tokenizer.pad_token_id, batch_at)
+    fit(loss, model.parameters(), steps=steps, rate=1.5e-3, what="captioner", progress=progress)
+    export(model.bfloat16(), processor, out, vision.RENAMED)
 
 
 @torch.no_grad()
@@ -207,12 +187,6 @@ def caption_images(model: Any, processor: Any, images: Sequence[Any], batch: int
         inputs = processor(
             images=part, text=[prompt] * len(part), return_tensors="pt", padding=True
         )
-        made = model.generate(
-            **inputs,
-            max_new_tokens=MAX_NEW_TOKENS,
-            do_sample=False,
-            repetition_penalty=REPETITION_PENALTY,
-        )
-        new = made[:, inputs["input_ids"].shape[1] :]
-        texts += processor.batch_decode(new, skip_special_tokens=True)
+        limits = {"max_new_tokens": MAX_NEW_TOKENS, "repetition_penalty": REPETITION_PENALTY}
+        texts += answers_to(model, processor, inputs, **limits)
     return texts

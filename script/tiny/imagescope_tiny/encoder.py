@@ -87,17 +87,15 @@ def train_encoder(
     rng = start(seed, threads)
     model, processor = build()
     fan_in(model)
-    first = vision.full_scenes(3000, rng)
-    vision.pretrain(
+    train, images = vision.learn_to_see(
         model.vision_model,
         lambda images: model.vision_model(images).last_hidden_state[:, 1:],
-        vision.pixels(processor.image_processor, vision.pictures(first)),
-        vision.patch_targets(first),
-        progress=progress,
+        processor.image_processor,
+        rng,
+        progress,
+        pool,
     )
     model.requires_grad_(True)
-    train = vision.scenes(pool, rng)
-    images = vision.pixels(processor.image_processor, vision.pictures(train))
 
     def loss_at(step: int) -> Tensor:
         chosen = rng.sample(range(pool), batch)

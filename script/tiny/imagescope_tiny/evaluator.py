@@ -24,7 +24,7 @@ from imagescope_tiny.language import caption, judgement, satisfied
 from imagescope_tiny.learning import (
     Progress,
     answer_loss,
-    batch_texts,
+    answers_to,
     export,
     fan_in,
     fit,
@@ -38,7 +38,6 @@ from imagescope_tiny.wishes import any_wish, cases, edit_wish, wish_for
 ASK = "Right image: {instruction}"  # what configs/prompts/tiny/evaluation.txt asks
 CYCLES = ((1500, 1200, 3e-3), (2500, 700, 1.5e-3))  # families of scenes, steps, rate
 READ = "Describe the {side} image."  # asked in training only: it teaches where to look
-LAYERS = 3
 TILES = 3  # left half, right half, thumbnail: what the processor makes of the canvas
 MAX_NEW_TOKENS = 160
 CHAT = (
@@ -99,16 +98,7 @@ def build() -> tuple[Any, Any]:
     )
     tower = {k: v for k, v in vision.TOWER.items() if k not in ("image_size", "patch_size")}
     text = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=vision.WIDTH,
-        intermediate_size=3 * vision.WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        **vision.text_tower(tokenizer), max_position_embeddings=8192, tie_word_embeddings=True
     )
     config = InternVLConfig(
         vision_config=InternVLVisionConfig(
@@ -164,8 +154,12 @@ def make_pool(families: int, image_processor: Any, rng: Random) -> Pool:
 
 def _tiles(image_processor: Any, pairs: Sequence[tuple[Any, Any]]) -> Tensor:
     """Canvases as the model sees them: float32 (pairs, TILES, 3, IMAGE, IMAGE)."""
-    shown = (canvas(left, right) for left, right in pairs)
-    return torch.stack([image_processor([c], return_tensors="pt")["pixel_values"] for c in shown])
+    return torch.stack(
+        [
+            image_processor([canvas(left, right)], return_tensors="pt")["pixel_values"]
+            for left, right in pairs
+        ]
+    )
 
 
 def train_evaluator(
@@ -187,27 +181,34 @@ def train_evaluator(
     tokenizer = processor.tokenizer
     fan_in(model)
     tower = model.model.vision_tower
-    _pretrain_tower(tower, processor.image_processor, rng, progress)
+
+    def patches_of(tiles: Tensor) -> Tensor:
+        patches: Tensor = tower(tiles).last_hidden_state[:, 1:]
+        return patches
+
+    vision.pretrain(tower, patches_of, *_halves(processor.image_processor, rng), progress=progress)
     context = "<IMG_CONTEXT>" * TILES * processor.image_seq_length
     template = f"<|im_start|>user\n<img>{context}</img>\n{{}}<|im_end|>\n<|im_start|>assistant\n"
 
-    def loss_at(pool: Pool, left: Tensor, right: Tensor) -> Tensor:
-        shown = [_show(pool, rng) for _ in range(batch)]
-        lefts, rights = [s[0] for s in shown], [s[1] for s in shown]
-        asked = [pair for s in shown for pair in s[2]]
-        prompts = tokenizer([template.format(text) for text, _ in asked])["input_ids"]
-        answers = tokenizer([answer + "<|im_end|>" for _, answer in asked])["input_ids"]
-        ids, mask, labels = batch_texts(prompts, answers, tokenizer.pad_token_id)
-        thumbnails = _patches(tower, pool.thumbnail(lefts, rights))
-        tiles = torch.stack([left[lefts], right[rights], thumbnails], 1)
-        seen = _project(model, tiles).repeat_interleave(len(asked) // batch, 0)
-        return answer_loss(model, seen, ids, labels, attention_mask=mask)
-
     for families, steps, rate in cycles:
         pool = make_pool(families, processor.image_processor, rng)
-        patches = (_patches(tower, pool.left), _patches(tower, pool.right))
+        left, right = (vision.features(patches_of, side) for side in (pool.left, pool.right))
+
+        def batch_at(
+            step: int, pool: Pool = pool, left: Tensor = left, right: Tensor = right
+        ) -> tuple[list[Any], list[Any], Tensor]:
+            canvases = [_canvas_texts(pool, rng) for _ in range(batch)]
+            lefts, rights, texts = zip(*canvases, strict=True)
+            pairs = [pair for of_canvas in texts for pair in of_canvas]
+            prompts = tokenizer([template.format(text) for text, _ in pairs])["input_ids"]
+            answers = tokenizer([answer + "<|im_end|>" for _, answer in pairs])["input_ids"]
+            thumbnails = vision.features(patches_of, pool.thumbnail(lefts, rights))
+            tiles = torch.stack([left[list(lefts)], right[list(rights)], thumbnails], 1)
+            tokens = _project(model, tiles).repeat_interleave(len(pairs) // batch, 0)
+            return prompts, answers, tokens
+
         fit(
-            lambda _, pool=pool, patches=patches: loss_at(pool, *patches),  # type: ignore[misc]
+            answer_loss(model, tokenizer.pad_token_id, batch_at),
             model.parameters(),
             steps=steps,
             rate=rate,
@@ -218,7 +219,7 @@ def train_evaluator(
     export(model, processor, out)
 
 
-def _show(pool: Pool, rng: Random) -> tuple[int, int, list[tuple[str, str]]]:
+def _canvas_texts(pool: Pool, rng: Random) -> tuple[int, int, list[tuple[str, str]]]:
     """A canvas (left and right, as places in the pool) and two texts with their answers: one wish
     that the right image fulfils and one that it does not, or now and then a request to read."""
     family = 3 * rng.randrange(len(pool.changes))
@@ -232,16 +233,17 @@ def _show(pool: Pool, rng: Random) -> tuple[int, int, list[tuple[str, str]]]:
     while len(wishes) < 2:
         fulfilled = not satisfied(wishes[0].claims, scene) if wishes else rng.random() < 0.5
         wishes.append(any_wish(scene, rng, reference, fulfilled))
-    asked = [(ASK.format(instruction=w.text), judgement(w.claims, scene)) for w in wishes]
+    texts = [(ASK.format(instruction=w.text), judgement(w.claims, scene)) for w in wishes]
     if rng.random() < 0.4:
         side, what = "right", scene
         if reference and rng.random() < 0.3:
             side, what = "left", pool.scenes[left]
-        asked[0] = (READ.format(side=side), caption(what))
-    return left, right, asked
+        texts[0] = (READ.format(side=side), caption(what))
+    return left, right, texts
 
 
-def _pretrain_tower(tower: Any, image_processor: Any, rng: Random, progress: Progress) -> None:
+def _halves(image_processor: Any, rng: Random) -> tuple[Tensor, Tensor]:
+    """Pixels of the tiles of canvases, and what their patches show: vision.pretrain's."""
     first = vision.full_scenes(1200, rng)
     second = [*first[1:], first[0]]
     images = vision.pictures(first)
@@ -250,19 +252,7 @@ def _pretrain_tower(tower: Any, image_processor: Any, rng: Random, progress: Pro
     both = torch.cat([left[:, :, ::2], right[:, :, ::2]], 2)  # the thumbnail squeezes each to half
     for part, place in ((right, 1), (both[:, :, :2], 2), (both[:, :, 2:], 3)):
         part[..., -1] += len(CELLS) * place  # labels and margins tell left from right
-    vision.pretrain(
-        tower,
-        lambda images: tower(images).last_hidden_state[:, 1:],
-        tiles.flatten(0, 1),
-        torch.stack([left, right, both], 1).flatten(0, 1),
-        progress=progress,
-    )
-
-
-@torch.no_grad()
-def _patches(tower: Any, tiles: Tensor) -> Tensor:
-    """The frozen tower's patches: float32 (tiles, GRID * GRID, WIDTH)."""
-    return torch.cat([tower(part).last_hidden_state[:, 1:] for part in tiles.split(256)])
+    return tiles.flatten(0, 1), torch.stack([left, right, both], 1).flatten(0, 1)
 
 
 def _project(model: Any, patches: Tensor) -> Tensor:
@@ -307,11 +297,11 @@ def evaluate_evaluator(
 
 @torch.no_grad()
 def judge(
-    model: Any, processor: Any, asked: Sequence[tuple[Any, Any, str]], batch: int = 64
+    model: Any, processor: Any, requests: Sequence[tuple[Any, Any, str]], batch: int = 64
 ) -> list[str]:
     """Greedy answers to (left image or None, right image, prompt), through the chat template."""
     answers: list[str] = []
-    for at in range(0, len(asked), batch):
+    for at in range(0, len(requests), batch):
         chats = [
             [
                 {
@@ -322,7 +312,7 @@ def judge(
                     ],
                 }
             ]
-            for left, right, text in asked[at : at + batch]
+            for left, right, text in requests[at : at + batch]
         ]
         inputs = processor.apply_chat_template(
             chats,
@@ -332,9 +322,6 @@ def judge(
             return_tensors="pt",
             processor_kwargs={"padding": True},
         )
-        made = model.generate(
-            **inputs.to(model.dtype), max_new_tokens=MAX_NEW_TOKENS, do_sample=False
-        )
-        new = made[:, inputs["input_ids"].shape[1] :]
-        answers += processor.batch_decode(new, skip_special_tokens=True)
+        inputs = inputs.to(model.dtype)
+        answers += answers_to(model, processor, inputs, max_new_tokens=MAX_NEW_TOKENS)
     return answers

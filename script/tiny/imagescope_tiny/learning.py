@@ -136,25 +136,47 @@ def batch_texts(
 
 
 def answer_loss(
-    model: Any, features: Tensor | Sequence[Tensor], ids: Tensor, labels: Tensor, **inputs: Any
-) -> Tensor:
-    """Mean cross-entropy of the answers' tokens, per answer (long answers weigh no more).
+    model: Any,
+    pad: int,
+    batch_at: Callable[[int], tuple[list[Any], list[Any], Tensor | Sequence[Tensor]]],
+    token_types: Callable[[Tensor, int], Tensor | None] | None = None,
+) -> Callable[[int], Tensor]:
+    """For `fit`: the mean cross-entropy of the answers' tokens, per answer (long ones weigh no
+    more).
 
-    model: a vision-language model of transformers.  features: its projected image features
-    (texts, image tokens, width), which go to the places of its image token in `ids`; LLaVA-NeXT
-    wants a list of them, (image tokens, width) each.
-    inputs: further arguments of its forward pass (attention_mask, token_type_ids).
+    model: a vision-language model of transformers.  batch_at: step -> prompts and answers, as
+    tokens, and the projected image features (texts, image tokens, width), which go to the places of
+    the image token in the prompts; LLaVA-NeXT wants a list of them, (image tokens, width) each.
+    token_types: token ids, step -> token_type_ids.
     """
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-    images = {"image": BaseModelOutputWithPooling(pooler_output=features)}
-    hidden = model.model(input_ids=ids, mm_encoder_outputs=images, use_cache=False, **inputs)[0]
-    asked = labels != IGNORED
-    losses = nn.functional.cross_entropy(
-        model.lm_head(hidden[asked]), labels[asked], reduction="none"
-    )
-    weights = (asked / asked.sum(1, keepdim=True))[asked]
-    return (losses * weights).sum() / len(labels)
+    def loss_at(step: int) -> Tensor:
+        prompts, answers, features = batch_at(step)
+        ids, mask, labels = batch_texts(prompts, answers, pad)
+        more = {"token_type_ids": token_types(ids, step)} if token_types else {}
+        hidden = model.model(
+            input_ids=ids,
+            attention_mask=mask,
+            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
+            use_cache=False,
+            **more,
+        )[0]
+        answered = labels != IGNORED
+        losses = nn.functional.cross_entropy(
+            model.lm_head(hidden[answered]), labels[answered], reduction="none"
+        )
+        weights = (answered / answered.sum(1, keepdim=True))[answered]
+        return (losses * weights).sum() / len(labels)
+
+    return loss_at
+
+
+def answers_to(model: Any, tokenizer: Any, inputs: Mapping[str, Any], **limits: Any) -> list[str]:
+    """Greedy answers to a batch of prepared prompts. limits: of transformers' generate."""
+    tokens = model.generate(**inputs, do_sample=False, **limits)
+    new = tokens[:, inputs["input_ids"].shape[1] :]
+    return list(tokenizer.batch_decode(new, skip_special_tokens=True))
 
 
 def export(model: Any, processor: Any, out: Path, rename: Mapping[str, str] | None = None) -> None:
@@ -166,22 +188,22 @@ def export(model: Any, processor: Any, out: Path, rename: Mapping[str, str] | No
     from safetensors.torch import load_file, save_file
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
-        model.save_pretrained(made)
-        processor.save_pretrained(made)
+        model.save_pretrained(part)
+        processor.save_pretrained(part)
         if rename:
-            file = made / "model.safetensors"
+            file = part / "model.safetensors"
             weights = {renamed(name, rename): value for name, value in load_file(file).items()}
             save_file(weights, file, metadata={"format": "pt"})
-        made.chmod(0o755)  # mkdtemp and safetensors make theirs private
-        for file in made.iterdir():
+        part.chmod(0o755)  # mkdtemp and safetensors make theirs private
+        for file in part.iterdir():
             file.chmod(0o644)
         if out.exists():
             shutil.rmtree(out)
-        os.replace(made, out)
+        os.replace(part, out)
     except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
         raise
 
 

@@ -37,6 +37,7 @@ from imagescope_tiny.learning import (
     IGNORED,
     Muon,
     Progress,
+    answers_to,
     batch_texts,
     export,
     fan_in,
@@ -165,10 +166,10 @@ def _batches(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Endless batches, cut from `pool` batches' samples by their length: so little is padding."""
     while True:
-        drawn = list(itertools.islice(source, pool * BATCH))
-        prompts = tokenizer([f"{USER}{s.prompt}{ASSISTANT}" for s in drawn])["input_ids"]
-        answers = tokenizer([f"{s.answer}{END}" for s in drawn])["input_ids"]
-        order = sorted(range(len(drawn)), key=lambda i: len(prompts[i]) + len(answers[i]))
+        batch = list(itertools.islice(source, pool * BATCH))
+        prompts = tokenizer([f"{USER}{s.prompt}{ASSISTANT}" for s in batch])["input_ids"]
+        answers = tokenizer([f"{s.answer}{END}" for s in batch])["input_ids"]
+        order = sorted(range(len(batch)), key=lambda i: len(prompts[i]) + len(answers[i]))
         chunks = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
         rng.shuffle(chunks)
         for chunk in chunks:
@@ -233,8 +234,8 @@ def _learn(
     for ids, _, labels in batches:
         # No mask: padding is on the right, where causal attention never looks.
         hidden = model.model(input_ids=ids, use_cache=False)[0]
-        asked = labels != IGNORED
-        loss = nn.functional.cross_entropy(model.lm_head(hidden[asked]), labels[asked])
+        answered = labels != IGNORED
+        loss = nn.functional.cross_entropy(model.lm_head(hidden[answered]), labels[answered])
         model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -255,28 +256,28 @@ def evaluate_reasoner(
     """
     torch.set_num_threads(threads)
     source = samples(Random(seed), "benchmark")
-    asked = [next(source) for _ in range(count)]
-    texts = generate(path, [s.prompt for s in asked])
+    tests = [next(source) for _ in range(count)]
+    texts = generate(path, [s.prompt for s in tests])
     marks: dict[str, list[bool]] = defaultdict(list)
-    for sample, text in zip(asked, texts, strict=True):
+    for sample, text in zip(tests, texts, strict=True):
         if sample.task == "caption edit":
             marks[sample.task].append(labelled(text, LABEL) == labelled(sample.answer, LABEL))
             continue
-        right, found = _steps(sample.answer) or {}, _steps(text)
-        marks["json"].append(found is not None)
-        found = found or {}
+        right, answer = _steps(sample.answer) or {}, _steps(text)
+        marks["json"].append(answer is not None)
+        answer = answer or {}
         if sample.task != "questions":
-            marks["edits"].append(found.get("step1") == right.get("step1"))
-            marks["descriptions"].append(found.get("step2") == right.get("step2"))
-        marks[sample.task].append(found == right)
+            marks["edits"].append(answer.get("step1") == right.get("step1"))
+            marks["descriptions"].append(answer.get("step2") == right.get("step2"))
+        marks[sample.task].append(answer == right)
     shares = {name: sum(marked) / len(marked) for name, marked in sorted(marks.items())}
     return {"answers": count, **shares}
 
 
 def _steps(text: str) -> dict[str, Any] | None:
     """The answer's JSON object, where it parses unrepaired."""
-    found, how = find_json(text)
-    return found if how == OK else None
+    answer, how = find_json(text)
+    return answer if how == OK else None
 
 
 def generate(path: Path, prompts: Sequence[str], batch: int = 64) -> list[str]:
@@ -296,9 +297,6 @@ def generate(path: Path, prompts: Sequence[str], batch: int = 64) -> list[str]:
             return_dict=True,
             return_tensors="pt",
         )
-        out = model.generate(**inputs, do_sample=False, max_new_tokens=300)
-        texts = tokenizer.batch_decode(
-            out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-        )
+        texts = answers_to(model, tokenizer, inputs, max_new_tokens=300)
         answers.update(zip(chunk, texts, strict=True))
     return [answers[i] for i in range(len(prompts))]

@@ -24,7 +24,7 @@ from imagescope_tiny.language import (
 from imagescope_tiny.learning import (
     Progress,
     answer_loss,
-    batch_texts,
+    answers_to,
     export,
     fan_in,
     fit,
@@ -44,11 +44,9 @@ from imagescope_tiny.scenes import (
 from imagescope_tiny.tokens import word_tokenizer
 
 PROMPT = "Answer the question with Yes or No. {question}"  # stage 2 asks so
-LAYERS = 3
 VALUES = {"size": SIZES, "colour": tuple(COLOURS), "shape": SHAPES, "cell": CELLS}
 USUAL = (LOOK, ("size", *LOOK), (*LOOK, "cell"), ATTRIBUTES)  # what synthesis asks for
 QUESTIONS_PER_IMAGE = 8
-RENAMED = {"vision_tower.": "vision_tower.vision_model."}  # as vLLM names these weights
 
 
 def random_question(scene: Scene, rng: Random, expected: bool) -> str:
@@ -116,17 +114,10 @@ def build() -> tuple[Any, Any]:
         **vision.TOWER, num_hidden_layers=4, vision_use_head=False, projection_dim=vision.WIDTH
     )
     text = GemmaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=vision.WIDTH,
-        intermediate_size=3 * vision.WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        **vision.text_tower(tokenizer),
         head_dim=32,
         max_position_embeddings=2048,
-        pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
     )
     config = PaliGemmaConfig(
         vision_config=tower.to_dict(),
@@ -155,14 +146,20 @@ def train_verifier(
     model, processor = build()
     tokenizer = processor.tokenizer
     fan_in(model)
-    _pretrain_tower(model, processor, rng, progress)
+    tower = model.model.vision_tower
 
-    train = vision.scenes(pool, rng)
-    features = _features(model, vision.pixels(processor.image_processor, vision.pictures(train)))
+    def patches_of(images: Tensor) -> Tensor:
+        patches: Tensor = tower(images).last_hidden_state
+        return patches
+
+    train, images = vision.learn_to_see(
+        tower, patches_of, processor.image_processor, rng, progress, pool
+    )
+    features = vision.features(patches_of, images)
     lead = [processor.image_token_id] * vision.GRID**2 + [tokenizer.bos_token_id]
     words = {answer: tokenizer.convert_tokens_to_ids(answer) for answer in ("Yes", "No")}
 
-    def loss_at(step: int) -> Tensor:
+    def batch_at(step: int) -> tuple[list[Any], list[Any], Tensor]:
         chosen = [rng.randrange(pool) for _ in range(32)]
         texts, answers = [], []
         for i in chosen:
@@ -170,45 +167,18 @@ def train_verifier(
                 texts.append(PROMPT.format(question=random_question(train[i], rng, k % 2 == 0)))
                 answers.append([words["Yes" if k % 2 == 0 else "No"]])
         prompts = [lead + ids for ids in tokenizer([t + "\n" for t in texts])["input_ids"]]
-        ids, mask, labels = batch_texts(prompts, answers, tokenizer.pad_token_id)
-        seen = model.model.multi_modal_projector(features[chosen])
-        return answer_loss(
-            model,
-            seen.repeat_interleave(QUESTIONS_PER_IMAGE, 0),
-            ids,
-            labels,
-            attention_mask=mask,
-            token_type_ids=_token_types(ids, processor.image_token_id, step % 3),
-        )
+        tokens = model.model.multi_modal_projector(features[chosen])
+        return prompts, answers, tokens.repeat_interleave(QUESTIONS_PER_IMAGE, 0)
 
-    fit(loss_at, model.parameters(), steps=steps, rate=1.5e-3, what="verifier", progress=progress)
-    export(model, processor, out, RENAMED)
+    def token_types(ids: Tensor, step: int) -> Tensor | None:
+        """Which tokens see each other in both directions, in turn: the whole prompt, as
+        transformers has it; the image's; none (engines differ, and the answers should not)."""
+        turns = (torch.zeros_like(ids), (ids != processor.image_token_id).long(), None)
+        return turns[step % 3]
 
-
-def _pretrain_tower(model: Any, processor: Any, rng: Random, progress: Progress) -> None:
-    first = vision.full_scenes(3000, rng)
-    vision.pretrain(
-        model.model.vision_tower,
-        lambda images: model.model.vision_tower(images).last_hidden_state,
-        vision.pixels(processor.image_processor, vision.pictures(first)),
-        vision.patch_targets(first),
-        progress=progress,
-    )
-
-
-@torch.no_grad()
-def _features(model: Any, images: Tensor) -> Tensor:
-    """The frozen tower's features: float32 (images, patches, WIDTH)."""
-    tower = model.model.vision_tower
-    return torch.cat([tower(part).last_hidden_state for part in images.split(256)])
-
-
-def _token_types(ids: Tensor, image_token: int, kind: int) -> Tensor | None:
-    """Which tokens see each other in both directions: 0, the whole prompt, as transformers has
-    it; 1, the image's; 2, none (engines differ, and the answers should not)."""
-    if kind == 2:
-        return None
-    return torch.zeros_like(ids) if kind == 0 else (ids != image_token).long()
+    loss = answer_loss(model, tokenizer.pad_token_id, batch_at, token_types)
+    fit(loss, model.parameters(), steps=steps, rate=1.5e-3, what="verifier", progress=progress)
+    export(model, processor, out, vision.RENAMED)
 
 
 def evaluate_verifier(
@@ -221,39 +191,37 @@ def evaluate_verifier(
     rng = start(seed, threads)
     model = PaliGemmaForConditionalGeneration.from_pretrained(path).eval()
     processor = PaliGemmaProcessor.from_pretrained(path)
-    asked: list[tuple[int, str, bool]] = []
-    found = vision.scenes(count // 4, rng, "benchmark")
-    for i, scene in enumerate(found):
-        asked += [(i, evaluation_question(scene, rng, k % 2 == 0), k % 2 == 0) for k in range(4)]
-    images = vision.pictures(found)
-    answers = answer_questions(
-        model, processor, [(images[i], PROMPT.format(question=text)) for i, text, _ in asked]
-    )
-    right = [("yes" in a.lower()) == want for a, (_, _, want) in zip(answers, asked, strict=True)]
-    clean = [answer in ("Yes", "No") for answer in answers]
+    scenes = vision.scenes(count // 4, rng, "benchmark")
+    questions, expected = [], []
+    for scene, image in zip(scenes, vision.pictures(scenes), strict=True):
+        for yes in (True, False, True, False):
+            text = PROMPT.format(question=evaluation_question(scene, rng, yes))
+            questions.append((image, text))
+            expected.append(yes)
+    answers = answer_questions(model, processor, questions)
+    right = [("yes" in a.lower()) == yes for a, yes in zip(answers, expected, strict=True)]
     return {
-        "answers": len(asked),
-        "accuracy": sum(right) / len(asked),
+        "answers": len(answers),
+        "accuracy": sum(right) / len(answers),
         "accuracy_yes": sum(right[::2]) / len(right[::2]),
         "accuracy_no": sum(right[1::2]) / len(right[1::2]),
-        "well_formed": sum(clean) / len(asked),
+        "well_formed": sum(answer in ("Yes", "No") for answer in answers) / len(answers),
     }
 
 
 @torch.no_grad()
 def answer_questions(
-    model: Any, processor: Any, asked: Sequence[tuple[Any, str]], batch: int = 128
+    model: Any, processor: Any, questions: Sequence[tuple[Any, str]], batch: int = 128
 ) -> list[str]:
     """One greedy token for every (image, prompt)."""
     answers: list[str] = []
-    for at in range(0, len(asked), batch):
-        part = asked[at : at + batch]
+    for at in range(0, len(questions), batch):
+        part = questions[at : at + batch]
         inputs = processor(
             images=[[image] for image, _ in part],
             text=["<image>" + prompt for _, prompt in part],
             return_tensors="pt",
             padding=True,
         )
-        made = model.generate(**inputs, max_new_tokens=1, do_sample=False)
-        answers += processor.batch_decode(made[:, -1:], skip_special_tokens=True)
+        answers += answers_to(model, processor, inputs, max_new_tokens=1)
     return answers

@@ -33,6 +33,7 @@ IMAGE = 64  # pixels a side, as the towers see them; drawn larger, resized by th
 PATCH = 16
 GRID = IMAGE // PATCH  # patches a side; two by two of them make a cell
 WIDTH = 128
+PatchesOf = Callable[[Tensor], Tensor]
 CLASSES = (len(SHAPES) + 1, len(COLOURS) + 1, len(SIZES) + 1, len(BACKGROUNDS), len(CELLS))
 TOWER: dict[str, Any] = {  # what the configurations of all four towers have in common
     "hidden_size": WIDTH,
@@ -41,6 +42,22 @@ TOWER: dict[str, Any] = {  # what the configurations of all four towers have in 
     "image_size": IMAGE,
     "patch_size": PATCH,
 }
+
+RENAMED = {"vision_tower.": "vision_tower.vision_model."}  # weights, as vLLM names them
+
+
+def text_tower(tokenizer: Any) -> dict[str, Any]:
+    """What the configurations of the language models behind three of the towers have in common."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": WIDTH,
+        "intermediate_size": 3 * WIDTH,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
 
 
 def scenes(count: int, rng: Random, split: str = "train") -> list[Scene]:
@@ -72,6 +89,12 @@ def pixels(image_processor: Any, images: Sequence[Image.Image], chunk: int = 256
     return torch.cat(parts)
 
 
+@torch.no_grad()
+def features(patches_of: PatchesOf, images: Tensor) -> Tensor:
+    """What a frozen tower sees in images: float32 (images, GRID * GRID, WIDTH)."""
+    return torch.cat([patches_of(part) for part in images.split(256)])
+
+
 def patch_targets(what: Sequence[Scene]) -> Tensor:
     """Classes of each patch's cell: int64 (scenes, GRID, GRID, 5), the last axis shape, colour,
     size (0: nothing there), background and which cell it is."""
@@ -99,9 +122,26 @@ def initialise(tower: nn.Module) -> None:
             nn.init.normal_(value, std=0.5)
 
 
+def learn_to_see(
+    tower: nn.Module,
+    patches_of: PatchesOf,
+    image_processor: Any,
+    rng: Random,
+    progress: Progress,
+    pool: int,
+) -> tuple[list[Scene], Tensor]:
+    """Trains and freezes a tower (see `pretrain`); returns `pool` scenes for what is trained next,
+    and their pixels."""
+    first = full_scenes(3000, rng)
+    images = pixels(image_processor, pictures(first))
+    pretrain(tower, patches_of, images, patch_targets(first), progress=progress)
+    train = scenes(pool, rng)
+    return train, pixels(image_processor, pictures(train))
+
+
 def pretrain(
     tower: nn.Module,
-    patches_of: Callable[[Tensor], Tensor],
+    patches_of: PatchesOf,
     images: Tensor,
     targets: Tensor,
     *,
@@ -126,10 +166,9 @@ def pretrain(
     def loss_at(step: int) -> Tensor:
         chosen = torch.randint(train, (batch,))
         guesses = head(patches_of(images[chosen])).split(classes, -1)
-        wanted = answers[chosen].unbind(-1)
         losses = [
             nn.functional.cross_entropy(guess.flatten(0, 1), right.flatten())
-            for guess, right in zip(guesses, wanted, strict=True)
+            for guess, right in zip(guesses, answers[chosen].unbind(-1), strict=True)
         ]
         return torch.stack(losses).sum()
 
