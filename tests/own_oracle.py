@@ -112,7 +112,6 @@ class Oracle(EngineClass):
 class Words(Encoder):
     """An encoder whose vectors count words; a picture's are those of its caption."""
 
-    checkpoint = False
     dimension = 512
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 
 from imagescope.arrays import Array
 from imagescope.config import Side
-from imagescope.encoders.base import Encoder, Kind, plain
+from imagescope.encoders.base import Encoder, Kind, missing_chunks, plain
 from imagescope.errors import UserError
 from imagescope.records import Item
 from imagescope.store.cache import Cache
@@ -21,9 +21,8 @@ from imagescope.store.hashing import digest
 class CachedEncoder:
     """An encoder's vectors by the content of what is embedded, kept in the response cache.
 
-    Distinct items of a kind are cut into chunks of the configuration's size before it is looked up
-    what is stored, and a chunk is stored whole or not at all: what an interrupted run repeats is
-    batched as before, so that float rounding agrees.
+    Distinct items of a kind are embedded in chunks of the configuration's size, and a chunk is
+    stored whole or not at all.
     replay: everything must be stored; neither encoder nor checkpoint is touched.
     """
 
@@ -105,19 +104,17 @@ class CachedEncoder:
         stored = self._cache.vectors(self.space, list(distinct))
         self._counts[0] += len(items)
         self._counts[1] += len(stored)
-        names, size = list(distinct), self._encoder.config.chunk_size
-        for first in range(0, len(names), size):
-            chunk = [key for key in names[first : first + size] if key not in stored]
-            if not chunk:
-                continue
-            asked = [distinct[key] for key in chunk]
-            if self._replay:
-                what = repr(asked[0].text) if asked[0].text else asked[0].images[0]
-                raise UserError(
-                    f"{self._cache.path}: the vector of {what} is not in the bundle. Replay with "
-                    "the options of the run that was exported."
-                )
-            rows, reasons = self._encoder.embed(asked, side)
+        chunks = missing_chunks(list(distinct), self._encoder.config.chunk_size, stored)
+        asked = [[distinct[key] for key in chunk] for chunk in chunks]
+        if asked and self._replay:
+            item = asked[0][0]
+            what = repr(item.text) if item.text else item.images[0]
+            raise UserError(
+                f"{self._cache.path}: the vector of {what} is not in the bundle. Replay with the "
+                "options of the run that was exported."
+            )
+        embedded = self._encoder.embed_chunks(asked, side)
+        for chunk, (rows, reasons) in zip(chunks, embedded, strict=True):
             new = {key: rows[n] for n, key in enumerate(chunk) if n not in reasons}
             self._cache.put_vectors(self.space, new)
             stored |= new

@@ -6,26 +6,27 @@ On one machine this is not needed: an Encoder uses every visible GPU itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from imagescope.arrays import Array
 from imagescope.config import EncoderConfig, Side
-from imagescope.encoders.base import Encoder, Model, open_encoder
+from imagescope.encoders.base import open_encoder
+from imagescope.encoders.loaded import Batch, LoadedEncoder, Model
 from imagescope.engines.cluster import connect, places
 from imagescope.engines.distributed import Lost, Pool
 from imagescope.errors import UserError
 from imagescope.models.checkpoints import locate
 from imagescope.models.images import ABSENT
 from imagescope.records import Item
+from imagescope.registry import ENCODERS
 
 
-class DistributedEncoder(Encoder):
-    """See Encoder. Texts alone, which are few, are embedded here.
+class DistributedEncoder(LoadedEncoder):
+    """See LoadedEncoder. Texts alone, which are few, are embedded here.
 
     address: of the running cluster ("auto": the one this machine is part of); its machines see
         images and checkpoint under the same paths.  replicas: None: one a GPU.
@@ -34,7 +35,7 @@ class DistributedEncoder(Encoder):
     def __init__(
         self, config: EncoderConfig, address: str | None = None, replicas: int | None = None
     ):
-        self._local = open_encoder(config)
+        self._local: LoadedEncoder = ENCODERS.load(config.library)(config)
         self.takes, self.instructed = self._local.takes, self._local.instructed
         super().__init__(config)
         self._address, self._replicas = address, replicas
@@ -49,29 +50,31 @@ class DistributedEncoder(Encoder):
             self._pool = None
         super().close()
 
-    def _embed(
-        self, items: Sequence[Item], rows: list[int], side: Side, reasons: dict[int, str]
-    ) -> Iterator[tuple[list[int], Array]]:
-        """See Encoder._embed. Batches with images go to the replicas as they become free."""
-        if not rows or not items[rows[0]].images:
-            yield from super()._embed(items, rows, side, reasons)
+    def _embed(self, batches: Iterator[Batch], side: Side) -> Iterator[None]:
+        """See LoadedEncoder. Batches with images, of all chunks, go to the replicas as these
+        become free."""
+        cut = list(batches)
+        yield from super()._embed((batch for batch in cut if not batch.paths), side)
+        shown = dict(enumerate(batch for batch in cut if batch.paths))
+        del cut  # so that a chunk goes with its last batch
+        if not shown:
             return
-        size = self.config.batch_size
-        batches = [rows[first : first + size] for first in range(0, len(rows), size)]
-        tasks = [[(_absolute(items[row]), side) for row in batch] for batch in batches]
+        tasks = [[(_absolute(item), side) for item in batch.items] for batch in shown.values()]
         for number, results in self._workers().map(tasks):
-            for row, result in zip(batches[number], results, strict=True):
+            batch = shown.pop(number)
+            for row, path, result in zip(batch.rows, batch.paths, results, strict=True):
                 if isinstance(result, np.ndarray):
-                    yield [row], result[None]
+                    batch.chunk.vectors[row] = result
                     continue
                 why = result.error if isinstance(result, Lost) else str(result)
-                (path,) = items[row].images
                 if why.endswith(ABSENT) and path.exists():
                     raise UserError(
                         f"{path}: a worker does not see this file. Do all machines of the cluster "
                         "have it under this path?"
                     )
-                reasons[row] = why
+                batch.chunk.reasons[row] = why
+            batch.chunk.waiting -= 1
+            yield
 
     def _workers(self) -> Pool:
         if self._pool is None:

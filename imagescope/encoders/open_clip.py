@@ -2,65 +2,45 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from imagescope.config import EncoderConfig, Side
-from imagescope.encoders.base import Encoder, torch_dtype
-from imagescope.encoders.pixels import batch
+from imagescope.arrays import Array
+from imagescope.encoders.loaded import LoadedEncoder, torch_dtype
+from imagescope.encoders.towers import TwoTowers
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
 
-class OpenClipEncoder(Encoder):
+class OpenClipEncoder(LoadedEncoder):
     summary = "CLIP and its kin, by open_clip's configuration"
     licence = "MIT"
     package = "open_clip"
 
     def open(self, folder: str) -> TwoTowers:
-        return TwoTowers(folder, self.config)
-
-
-class TwoTowers:
-    """See base.Model."""
-
-    def __init__(self, folder: str, config: EncoderConfig):
         import open_clip
-        import torch
 
-        name = f"local-dir:{folder}"
+        name, dtype = f"local-dir:{folder}", torch_dtype(self.config)
         files = sorted(Path(folder).glob("*.safetensors"))
         own = [file for file in files if file.name.startswith("open_clip")]
         # loaded here: open_clip itself would open its own pickle before others' safetensors
-        model, _, self._transform = open_clip.create_model_and_transforms(
+        model, _, transform = open_clip.create_model_and_transforms(
             name, load_weights=False, pretrained_text=False
         )
         open_clip.load_checkpoint(model, str((own or files)[0]))
-        self._dtype, self._device = torch_dtype(config), "cpu"
-        self._model = model.to(self._dtype).eval()
-        self.parameters = sum(weights.numel() for weights in model.parameters())
-        self._tokenizer = open_clip.get_tokenizer(name)
-        self._length = min(config.max_length, model.context_length)
-        with torch.inference_mode():
-            self.dimension = self.embed([""], [], "query").shape[-1]
+        tokenizer = open_clip.get_tokenizer(name)
+        length = min(self.config.max_length, model.context_length)
 
-    def on(self, device: str) -> TwoTowers:
-        copy = self if device == "cpu" else deepcopy(self)
-        copy._model, copy._device = copy._model.to(device), device
-        return copy
+        def tokens(texts: list[str]) -> dict[str, Tensor]:
+            return {"text": tokenizer(texts, context_length=length)}
 
-    def picture(self, image: Image.Image) -> Tensor:
-        pixels: Tensor = self._transform(image)
-        return pixels
+        prepare = partial(_prepare, transform)
+        return TwoTowers(model.to(dtype), dtype, "encode_image", "encode_text", tokens, prepare)
 
-    def embed(self, texts: list[str], pictures: list[Tensor], side: Side) -> Tensor:
-        if pictures:
-            vectors = self._model.encode_image(batch(pictures, self._device, self._dtype))
-        else:
-            tokens = self._tokenizer(texts, context_length=self._length)
-            vectors = self._model.encode_text(tokens.to(self._device))
-        features: Tensor = vectors
-        return features
+
+def _prepare(transform: Any, image: Image.Image) -> Array:
+    pixels: Array = transform(image).numpy()
+    return pixels

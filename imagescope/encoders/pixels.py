@@ -1,13 +1,14 @@
-"""Pictures on their way to a tower: padded before the processor, batches of pixels after it."""
+"""Pictures on their way to a model: decoded, padded, prepared."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from imagescope.models.decoding import opened
 
 RATIO = 1.25  # of the longer to the shorter side, above which a picture is padded
 
@@ -29,11 +30,11 @@ def target_pad(image: Image.Image) -> Image.Image:
     return padded
 
 
-def batch(pixels: list[Tensor], device: str, dtype: Any) -> Tensor:
-    """Pictures of one size, (3, h, w) each, as one (n, 3, h, w) on a device."""
-    import torch
+def read(path: Path, prepare: Callable[[Image.Image], Any] | None, padded: bool) -> Any:
+    """What a model takes of a picture file: `prepare`d, None: the picture; padded before that.
 
-    stacked = torch.stack(pixels)
-    if device != "cpu":
-        stacked = stacked.pin_memory().to(device, non_blocking=True)
-    return stacked.to(dtype)
+    Raises ValueError: UnreadableImage, or for a picture that cannot be processed.
+    """
+    with opened(path) as image:
+        shown = target_pad(image) if padded else image
+        return prepare(shown) if prepare else shown

@@ -8,12 +8,14 @@ of text tokens instead of max_length.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imagescope.arrays import Array
 from imagescope.config import EncoderConfig, Side
-from imagescope.encoders.base import Encoder, torch_dtype
+from imagescope.encoders.loaded import LoadedEncoder, torch_dtype
 from imagescope.errors import UserError
 from imagescope.models.device import transformers_quiet
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class SentenceTransformersEncoder(Encoder):
+class SentenceTransformersEncoder(LoadedEncoder):
     summary = "joint and multimodal encoders, with instructions"
     licence = "Apache-2.0"
     package = "sentence_transformers"
@@ -34,7 +36,9 @@ class SentenceTransformersEncoder(Encoder):
 
 
 class JointModel:
-    """See base.Model."""
+    """See loaded.Model."""
+
+    prepare: Callable[[Image.Image], Array] | None = None  # the library does, texts beside them
 
     def __init__(self, folder: str, config: EncoderConfig):
         import transformers
@@ -62,9 +66,6 @@ class JointModel:
         copy = self if device == "cpu" else deepcopy(self)
         copy._model = copy._model.to(device)
         return copy
-
-    def picture(self, image: Image.Image) -> Image.Image:
-        return image
 
     def embed(self, texts: list[str], pictures: list[Image.Image], side: Side) -> Tensor:
         # by name, since a text alone would be opened where it looks like an image's address

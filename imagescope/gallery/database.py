@@ -40,6 +40,7 @@ from imagescope.store.cache import Cache
 from imagescope.store.hashing import digest
 
 log = logging.getLogger("imagescope")
+Embedded = Iterator[tuple[Array, dict[int, str]]]
 LONGEST = 1 << 20  # no limit but the role's own
 DECODING = ("max_tokens", "repetition_penalty", "stop")
 
@@ -170,9 +171,10 @@ class ImageDB:
             if sha
         }
 
-        def embed_images(keys: list[str]) -> tuple[Array, dict[str, str]]:
-            vectors, reasons = encoder.embed([items[key] for key in keys], "gallery")
-            return vectors, {keys[row]: why for row, why in reasons.items()}
+        def embed_images(chunks: list[list[str]]) -> Embedded:
+            return encoder.embed_chunks(
+                ([items[key] for key in keys] for keys in chunks), "gallery"
+            )
 
         store = self._store(f"images/{mine}", {"encoder": made_by})
         images, ok, computed = store.rows(shas, embed_images, size, "embedding images")
@@ -190,15 +192,12 @@ class ImageDB:
         said = {_key(caption): caption for caption in plain if caption}
         row = {sha: n for n, sha in enumerate(shas)}
 
-        def embed_captions(keys: list[str]) -> tuple[Array, dict[str, str]]:
-            worded = [n for n, key in enumerate(keys) if key in said]
-            vectors = np.zeros((len(keys), images.shape[1]), np.float32)
-            captions = [Item(said[keys[n]]) for n in worded]
-            vectors[worded], _ = encoder.embed(captions, "gallery")
-            for n, key in enumerate(keys):
-                if key not in said:
-                    vectors[n] = images[row[key]]
-            return vectors, {}
+        def embed_captions(chunks: list[list[str]]) -> Embedded:
+            worded = ([Item(said[key]) for key in keys if key in said] for keys in chunks)
+            embedded = encoder.embed_chunks(worded, "gallery")
+            for keys, (vectors, _) in zip(chunks, embedded, strict=True):
+                rows = iter(vectors)
+                yield np.stack([next(rows) if k in said else images[row[k]] for k in keys]), {}
 
         made = {"encoder": made_by, "captioner": self._captioner}
         store = self._store(f"texts/{self._captioner}+{mine}", made)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from imagescope.arrays import Array, forget, is_unit, no_units
+from imagescope.encoders.base import missing_chunks
 from imagescope.errors import UserError
 from imagescope.files import replacing, write_json
 from imagescope.gallery.vectors import (
@@ -31,6 +32,8 @@ from imagescope.store.hashing import digest
 
 log = logging.getLogger("imagescope")
 ATTEMPTS = 5
+# chunks of keys -> of each, in order, its vectors (rows of zeros where there is none), and why
+Embed = Callable[[list[list[str]]], Iterable[tuple[Array, Mapping[int, str]]]]
 
 
 class VectorStore:
@@ -56,14 +59,14 @@ class VectorStore:
     def rows(
         self,
         keys: Sequence[str],
-        embed: Callable[[list[str]], tuple[Array, Mapping[str, str]]],
+        embed: Embed,
         chunk_size: int,
         label: str,
     ) -> tuple[Array, Array, int]:
         """(vectors (len(keys), d) read-only, ok (len(keys),), how many were computed).
 
-        embed: keys -> their vectors, and why for those that have none (rows of zeros); asked for
-        chunks cut from the distinct keys, less what is known. An empty key is a row of zeros.
+        embed: of chunks of keys, cut from the distinct ones, less what is known; it may work ahead.
+        An empty key is a row of zeros.
         """
         computed = 0
         for _ in range(ATTEMPTS):
@@ -90,13 +93,7 @@ class VectorStore:
         unreadable = self.manifest.get("unreadable", {})
         return ["" if key in unreadable else key for key in keys]
 
-    def _fill(
-        self,
-        rows: list[str],
-        embed: Callable[[list[str]], tuple[Array, Mapping[str, str]]],
-        chunk_size: int,
-        label: str,
-    ) -> int:
+    def _fill(self, rows: list[str], embed: Embed, chunk_size: int, label: str) -> int:
         """Makes what is missing and puts the rows together; returns how many were computed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         places = self._known()
@@ -105,17 +102,14 @@ class VectorStore:
 
         def embedded() -> Iterator[str]:
             asked: set[str] = set()
-            while any(key not in places and key not in asked for key in distinct):
-                for first in range(0, len(distinct), chunk_size):
-                    cut = distinct[first : first + chunk_size]
-                    chunk = [k for k in cut if k not in places and k not in asked]
-                    if chunk:
-                        vectors, why = embed(chunk)
-                        if not asked:
-                            keep_width(places, vectors.shape[1])
-                        asked.update(chunk)
-                        places.update(self._store(chunk, vectors, why))
-                        yield from chunk
+            while chunks := missing_chunks(distinct, chunk_size, places.keys() | asked):
+                for chunk, (vectors, reasons) in zip(chunks, embed(chunks), strict=True):
+                    if not asked:
+                        keep_width(places, vectors.shape[1])  # what goes is asked for once more
+                    asked.update(chunk)
+                    why = {chunk[row]: reason for row, reason in reasons.items()}
+                    places.update(self._store(chunk, vectors, why))
+                    yield from chunk
 
         computed = sum(1 for _ in track(embedded(), missing, label))
         self._assemble(self._wanted(rows), places)

@@ -17,13 +17,14 @@ def read_ahead(
     pictures: Callable[[B], Iterable[K]],
     read: Callable[[K], V],
     *,
-    ahead: int = 1,
+    ahead: int = 2,
     threads: int = 4,
 ) -> Iterator[tuple[B, dict[K, V | str]]]:
     """Each batch with what `read` made of its pictures, or why it could not (its ValueError).
 
-    While one batch is worked on, the next `ahead` are being read. A picture that stands in several
-    of these is read once; none is held longer.
+    While one batch is worked on, the next `ahead` are taken and being read. A picture that stands
+    in several of these is read once; none is held longer. A batch may be a single request, then
+    `ahead` counts requests.
     """
 
     def attempt(picture: K) -> V | str:
@@ -33,12 +34,13 @@ def read_ahead(
             return str(error)
 
     waiting: deque[tuple[B, dict[K, Future[V | str]]]] = deque()
-    with ThreadPoolExecutor(threads, "decode") as pool:
+    pool = ThreadPoolExecutor(threads, "decode")
 
-        def first() -> tuple[B, dict[K, V | str]]:
-            batch, futures = waiting[0]
-            return batch, {picture: future.result() for picture, future in futures.items()}
+    def first() -> tuple[B, dict[K, V | str]]:
+        batch, futures = waiting[0]
+        return batch, {picture: future.result() for picture, future in futures.items()}
 
+    try:
         for batch in batches:
             futures: dict[K, Future[V | str]] = {}
             for picture in pictures(batch):
@@ -51,3 +53,5 @@ def read_ahead(
         while waiting:
             yield first()
             waiting.popleft()
+    finally:  # also where the caller stops early
+        pool.shutdown(cancel_futures=True)

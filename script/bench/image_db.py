@@ -85,8 +85,9 @@ def forward(encoder: Encoder, paths: list[Path]) -> Callable[[], None]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = CLIPModel.from_pretrained(encoder.config.model).eval().to(device)
     size = encoder.config.batch_size
-    prepare = encoder._load()[0].picture  # the same preparation
-    pixels = torch.stack([prepare(load_picture(p)) for p in paths[:size]]).to(device)
+    prepare = encoder._load()[0].prepare  # the same preparation
+    pixels = np.stack([prepare(load_picture(p)) for p in paths[:size]])
+    pixels = torch.from_numpy(pixels).to(device)
 
     def run() -> None:
         with torch.inference_mode():

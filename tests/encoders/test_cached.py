@@ -43,15 +43,16 @@ def test_an_interrupted_chunk_is_batched_as_it_would_have_been(clip_config, tmp_
 
     def counting(stop_after: int):
         encoder = open_encoder(clip_config)
-        whole = encoder.embed
+        whole = encoder.embed_chunks
 
-        def embed(chunk, side):
-            if len(asked) >= stop_after:
-                raise KeyboardInterrupt
-            asked.append([item.text for item in chunk])
-            return whole(chunk, side)
+        def embed_chunks(chunks, side):
+            for chunk, embedded in zip(chunks, whole(chunks, side), strict=True):
+                if len(asked) >= stop_after:
+                    raise KeyboardInterrupt
+                asked.append([item.text for item in chunk])
+                yield embedded
 
-        encoder.embed = embed
+        encoder.embed_chunks = embed_chunks
         return encoder
 
     with Cache.open(tmp_path / "whole.sqlite") as cache:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,41 @@ def test_the_same_twice_is_the_same_bytes(encoder, pictures):
     assert words(encoder, TEXTS).tobytes() == words(encoder, TEXTS).tobytes()
 
 
+def test_chunks_are_embedded_as_one_by_one_while_the_next_are_read(encoder, pictures):
+    """The same bytes; and a chunk's last pictures are read before the one ahead of it is done."""
+    (good, bad), taken = pictures, []
+    items = [Item(images=(path,)) for path in (*good[:5], bad[0], *good[5:])]
+    chunks = [items[:6], [Item("a red"), *items[6:]], [], items[5:6], [Item("two")]]
+
+    def lazily():
+        for number, chunk in enumerate(chunks):
+            taken.append(number)
+            yield chunk
+
+    results = encoder.embed_chunks(lazily(), "gallery")
+    first = next(results)
+    assert len(taken) > 1
+    for chunk, (vectors, reasons) in zip(chunks, [first, *results], strict=True):
+        expected = encoder.embed(chunk, "gallery")
+        assert vectors.tobytes() == expected[0].tobytes() and reasons == expected[1]
+    assert list(first[1]) == [5]
+
+
+@pytest.mark.slow  # the process imports all that the processor wants
+def test_pictures_made_ready_in_a_process_are_the_same_bytes(clip_config, pictures, monkeypatch):
+    encoder = open_encoder(clip_config)
+    expected = pictured(encoder, [*pictures[0], *pictures[1]])
+    monkeypatch.setattr("imagescope.encoders.loaded.visible_gpus", lambda: ["0"])
+    monkeypatch.setattr("imagescope.encoders.loaded.MANY", 2)
+    monkeypatch.setattr("imagescope.encoders.loaded.SCALES", 0)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    started = []
+    usual = subprocess.Popen
+    monkeypatch.setattr("subprocess.Popen", lambda *a, **k: (started.append(a), usual(*a, **k))[1])
+    vectors, reasons = pictured(encoder, [*pictures[0], *pictures[1]])
+    assert started and vectors.tobytes() == expected[0].tobytes() and reasons == expected[1]
+
+
 def test_a_small_encoder_takes_one_thread(encoder, monkeypatch):
     counts, usual, (towers,) = [], torch.get_num_threads(), encoder._load()
     embed = towers.embed
@@ -122,6 +158,19 @@ def test_a_small_encoder_takes_one_thread(encoder, monkeypatch):
         assert counts == [1] and torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(usual)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_the_bits_are_nearly_the_same_vectors(config, encoder, pictures, dtype):
+    half = open_encoder(config.model_copy(update={"dtype": dtype}))
+    assert {str(w.dtype) for w in half._load()[0].model.parameters()} == {f"torch.{dtype}"}
+    for vectors, exact in (
+        (pictured(half, pictures[0])[0], pictured(encoder, pictures[0])[0]),
+        (words(half, TEXTS), words(encoder, TEXTS)),
+    ):
+        assert vectors.dtype == np.float32 and vectors.tobytes() != exact.tobytes()
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        assert (np.sum(vectors * exact, axis=1) > 0.99).all()
 
 
 def test_long_texts_are_cut_and_lone_surrogates_survive(encoder):
@@ -169,7 +218,7 @@ def test_a_gpu_that_is_not_there_is_explained(clip_config, monkeypatch):
     """An old driver, a wrong CUDA_VISIBLE_DEVICES: torch raises what it likes."""
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    monkeypatch.setattr("imagescope.encoders.base.visible_gpus", lambda: ["0"])
+    monkeypatch.setattr("imagescope.encoders.loaded.visible_gpus", lambda: ["0"])
     with pytest.raises(UserError, match="cannot load the encoder"):
         words(open_encoder(clip_config), ["a"])
 
@@ -178,6 +227,6 @@ def test_a_full_gpu_is_explained(encoder, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(encoder, "_embed", full)
+    monkeypatch.setattr(encoder._load()[0], "embed", full)
     with pytest.raises(UserError, match="smaller batch_size"):
         words(encoder, ["a"])

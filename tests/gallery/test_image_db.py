@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from imagescope.config import EncoderConfig, ModelConfig
-from imagescope.encoders.base import Encoder
+from imagescope.encoders.base import Encoder, open_encoder
 from imagescope.encoders.cached import CachedEncoder
 from imagescope.engines.base import Response
 from imagescope.engines.cached import Cached
@@ -22,11 +22,12 @@ from imagescope.errors import UserError
 from imagescope.gallery.database import ImageDB
 from imagescope.gallery.vector_store import VectorStore
 from imagescope.models.images import UnreadableImage, load_picture
-from imagescope.records import Gallery
+from imagescope.records import Gallery, Item
 from imagescope.store.bundle import export
 from imagescope.store.cache import Cache
 
 PROMPT = "Describe the picture."
+TINY = Path(__file__).parents[2] / "data/tiny/models"
 
 
 def vector(content: bytes) -> np.ndarray:
@@ -427,9 +428,10 @@ def test_parts_of_another_width_are_made_again(tmp_path, caplog):
     """Nothing says which is right but the model itself."""
 
     def embedding(width):
-        def embed(keys):
-            asked.extend(keys)
-            return np.eye(len(keys), width, dtype=np.float32), {}
+        def embed(chunks):
+            for keys in chunks:
+                asked.extend(keys)
+                yield np.eye(len(keys), width, dtype=np.float32), {}
 
         return embed  # fmt: skip
 
@@ -473,6 +475,42 @@ def test_a_kill_costs_at_most_the_chunk_in_work(tmp_path, photos):
     for kind in ("images", "captions"):
         a, b = getattr(built.vectors, kind), getattr(whole.vectors, kind)
         assert a.tobytes() == b.tobytes()
+
+
+def test_a_killed_gallery_goes_on_to_the_same_bytes(tmp_path, photos):
+    """With an encoder that reads ahead of its model, over the ends of chunks."""
+    config = EncoderConfig(model=str(TINY / "encoder"), batch_size=2, chunk_size=3)
+    items = {path.name: Item(images=(path,)) for path in sorted(photos.iterdir())}
+
+    def make(folder, pause=0.0):
+        encoder, embedded = open_encoder(config), []
+
+        def embed(chunks):
+            asked = ([items[key] for key in chunk] for chunk in chunks)
+            for chunk, rows in zip(chunks, encoder.embed_chunks(asked, "gallery"), strict=True):
+                time.sleep(pause if embedded else 0)
+                embedded.extend(chunk)
+                yield rows
+
+        store = VectorStore(folder, {"encoder": 1})
+        vectors, ok, computed = store.rows(list(items), embed, config.chunk_size, "test")
+        assert ok.all() and computed == len(embedded)
+        return vectors, embedded
+
+    whole, _ = make(tmp_path / "whole")
+    child = multiprocessing.get_context("fork").Process(target=make, args=(tmp_path / "s", 600))
+    child.start()
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "s").glob("part-*.npy")):
+        assert child.is_alive() and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    rest, embedded = make(tmp_path / "s")
+    assert embedded == list(items)[3:]
+    assert rest.tobytes() == whole.tobytes()
+    written = [next((tmp_path / f).glob("vectors-*")).read_bytes() for f in ("s", "whole")]
+    assert written[0] == written[1]
 
 
 def test_a_damaged_part_is_made_again(tmp_path, photos):
@@ -519,11 +557,11 @@ def test_two_runs_find_different_broken_files(tmp_path, photos):
     """What one knows of a gallery is not lost when another has written its manifest meanwhile."""
     store = VectorStore(tmp_path / "s", {"encoder": 1})
 
-    def embed(keys):
-        if keys == ["a"]:
-            return np.zeros((1, 4), np.float32), {"a": "broken"}
+    def embed(chunks):
+        assert chunks == [["a"], ["b"]]
+        yield np.zeros((1, 4), np.float32), {0: "broken"}
         (tmp_path / "s" / "manifest.json").write_text('{"made_by": {"encoder": 1}}')
-        return np.array([[0, 1, 0, 0]], np.float32), {}
+        yield np.array([[0, 1, 0, 0]], np.float32), {}
 
     rows, ok, _ = store.rows(["a", "b"], embed, 1, "test")
     assert ok.tolist() == [False, True] and rows[1].tolist() == [0, 1, 0, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 from collections.abc import Iterator
 
@@ -53,6 +54,18 @@ def test_no_more_is_read_than_is_soon_needed_and_none_is_held_longer() -> None:
         del pixels
         gc.collect()
         assert len(alive) <= 3  # this batch's, the next one's, and one that a thread lets go of
+
+
+def test_a_caller_that_stops_early_does_not_wait_for_what_was_not_begun() -> None:
+    calls: list[int] = []
+
+    def read(number: int) -> None:
+        calls.append(number)
+        time.sleep(0.01)
+
+    for _ in read_ahead([[n] for n in range(50)], list, read, ahead=49, threads=1):
+        break
+    assert len(calls) < 10
 
 
 def test_a_reader_that_breaks_is_no_unreadable_picture() -> None:

@@ -28,7 +28,6 @@ PALETTE = {
 class Colours(Encoder):
     """`model` may be any word."""
 
-    checkpoint = False
     dimension = len(PALETTE)
     identity = {"library": "example-colours", "palette": PALETTE}
 
