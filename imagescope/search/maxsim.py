@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imagescope.arrays import Array, forget
-from imagescope.search.score import Score, as_columns, device_or_default, padded_rows, view_rows
+from imagescope.search.score import ALL, COLUMNS, ROWS, Index, Score, on_device, padded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,50 +35,38 @@ class MaxSim(Score):
         used: Array | None = None,
         view_used: Array | None = None,
         mean: bool = True,
-        device: str | None = None,
     ):
         if tokens.ndim != 3 or view.ndim != 3 or tokens.shape[2] != view.shape[2]:
             raise ValueError(f"query tokens {tokens.shape} do not fit a view {view.shape}")
         self.tokens, self.view, self.mean = tokens, view, mean
-        self.device = device_or_default(device)
         self.used = np.ones(tokens.shape[:2], bool) if used is None else used
-        self.view_used = view_used
+        self.view_used = np.ones(view.shape[:2], bool) if view_used is None else view_used
 
     @cached_property
-    def _columns(self) -> Tensor:
-        return as_columns(self.tokens.reshape(-1, self.tokens.shape[2]), self.device)
-
-    @cached_property
-    def _weights(self) -> Tensor:
-        """(queries, K): what each query token's best match counts for."""
-        import torch
-
+    def _on_device(self) -> tuple[Tensor, Tensor]:
+        """Query tokens (queries, K, d), and what each one's best match counts for (queries, K)."""
         counts = self.used.sum(1, keepdims=True).clip(1) if self.mean else 1
-        return torch.from_numpy((self.used / counts).astype(np.float32)).to(self.device)
+        return on_device(self.tokens), on_device(self.used / counts)
 
-    def block(self, rows: slice | Array) -> Tensor:
+    def block(self, rows: Index, columns: Index = ALL) -> Tensor:
         import torch
 
-        images = view_rows(self.view, rows, self.device)
-        hidden = None if self.view_used is None else torch.from_numpy(~self.view_used[rows])
-        step = max(1, CELLS // (images.shape[1] * self._columns.shape[1]))
-        blocks = [
-            self._best(images[a : a + step], None if hidden is None else hidden[a : a + step])
-            for a in range(0, max(1, len(images)), step)
-        ]
+        tokens, weights = (part[columns] for part in self._on_device)
+        images = on_device(self.view[rows])
+        hidden = torch.from_numpy(~self.view_used[rows]).to(images.device)
+        step = max(1, CELLS // max(1, images.shape[1] * weights.numel()))
+        parts = zip(images.split(step), hidden.split(step), strict=True)
+        scores = torch.cat([_best(*part, tokens, weights) for part in parts])
         forget(self.view)
-        return torch.cat(blocks)
+        return scores
 
-    def _best(self, images: Tensor, hidden: Tensor | None) -> Tensor:
-        """(rows, queries) of images' tokens (rows, L, d)."""
-        import torch
 
-        queries, count = self.tokens.shape[:2]
-        cells = padded_rows(images.flatten(0, 1)) @ self._columns
-        cells = cells[: images.shape[0] * images.shape[1], : queries * count]
-        cells = cells.unflatten(0, images.shape[:2])
-        if hidden is not None:
-            cells = cells.masked_fill(hidden[..., None].to(cells.device), -torch.inf)
-        best = cells.amax(1).unflatten(1, (queries, count))
-        best = best.masked_fill(self._weights == 0, 0.0)  # 0 * infinity is not a number
-        return (best * self._weights).sum(2)
+def _best(images: Tensor, hidden: Tensor, tokens: Tensor, weights: Tensor) -> Tensor:
+    """(rows, columns), of images' tokens (rows, L, d) of which some are hidden, (rows, L)."""
+    pairs = padded(images.flatten(0, 1), ROWS) @ padded(tokens.flatten(0, 1), COLUMNS).T
+    cells = pairs[: hidden.numel(), : weights.numel()].unflatten(0, hidden.shape)
+    if hidden.any():
+        cells = cells.masked_fill(hidden[..., None], float("-inf"))
+    best = cells.amax(1).unflatten(1, weights.shape)
+    best = best.masked_fill(weights == 0, 0.0)  # 0 * infinity is not a number
+    return (best * weights).sum(2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -33,34 +33,30 @@ class Pools:
     """
 
     def __init__(self, queries: Sequence[Query], images: Images):
-        self._ok, index = np.asarray(images.ok), images.index
-        readable = int(np.count_nonzero(self._ok))
+        index, ok = images.index, np.asarray(images.ok)
+
+        def readable(names: Iterable[str] | None) -> dict[str, int]:
+            return {name: index[name] for name in names or () if name in index and ok[index[name]]}
+
+        count = int(np.count_nonzero(ok))
         excluded: list[tuple[int, int]] = []  # (row, column)
         candidates: list[tuple[int, int]] = []  # (row, column), of the columns in `limited`
-        self._limited: list[int] = []
+        self._ok, self._limited = ok, list[int]()
         self.sizes: list[int] = []
         self.targets: list[dict[str, int]] = []
         for column, query in enumerate(queries):
-            apart = {index[name] for name in query.exclude if name in index}
-            apart = {row for row in apart if self._ok[row]}
-            pool: set[int] | None = None
+            apart, targets = set(readable(query.exclude).values()), readable(query.targets)
             if query.candidates is None:
                 excluded += [(row, column) for row in apart]
-                self.sizes.append(readable - len(apart))
+                self.sizes.append(count - len(apart))
+                targets = {name: row for name, row in targets.items() if row not in apart}
             else:
-                pool = {index[name] for name in query.candidates if name in index} - apart
-                pool = {row for row in pool if self._ok[row]}
+                pool = set(readable(query.candidates).values()) - apart
                 candidates += [(row, column) for row in pool]
                 self._limited.append(column)
                 self.sizes.append(len(pool))
-            named = {target: index[target] for target in query.targets or () if target in index}
-            self.targets.append(
-                {
-                    target: row
-                    for target, row in named.items()
-                    if self._ok[row] and row not in apart and (pool is None or row in pool)
-                }
-            )
+                targets = {name: row for name, row in targets.items() if row in pool}
+            self.targets.append(targets)
         self._excluded = np.array(sorted(excluded), np.int64).reshape(-1, 2)
         self._candidates = np.array(sorted(candidates), np.int64).reshape(-1, 2)
         lines = max(len(targets) for targets in self.targets)

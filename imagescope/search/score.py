@@ -6,16 +6,15 @@ Formulas are written as they stand in a paper,
     (1 - tau) * Dot(texts, images) + tau * Dot(texts, captions)            ImageScope, section 3.2
     e + 2.1 * Negative(e - b) + 0.13 * Positive(e - b)                     SEIZE
 
-and a linear sum of Dots becomes one matrix product: views that meet the same query vectors are
-mixed row by row, query vectors that meet the same mixture are added.
+and a linear sum of Dots becomes one matrix product. A GPU computes them if there is one.
 """
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property, reduce
-from math import copysign
+from functools import cache, cached_property, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,25 +27,23 @@ if TYPE_CHECKING:
 # Matrix libraries round differently for very small shapes (MKL: under 16 columns or 8 rows), but a
 # query's scores must not depend on the queries beside it. Zeros fill shapes up to multiples.
 ROWS, COLUMNS = 128, 16
-BLOCK = 2048  # images of one product: what it reads and writes stays in a core's cache
-SCORES = 1 << 20  # of one block, where there are many queries
+PAIRS = 512  # single scores computed together, `at`
+ALL = slice(None)
+Index = slice | Array  # int64 numbers
 
 
 class Score(ABC):
     """A number for every image and every query; the larger, the better the image.
 
-    Scores are added, subtracted and multiplied, with one another and with numbers. Leaves take a
-    `device` ("cpu", "cuda"; None: a GPU if there is one), which is the same for all of a formula.
+    Scores are added, subtracted and multiplied, with one another and with numbers.
     """
 
     __array_ufunc__ = None  # numpy's numbers leave sums and products to us
 
     @abstractmethod
-    def block(self, rows: slice | Array) -> Tensor:
-        """float32 (rows, queries), newly made: the scores of some of the gallery's images.
-
-        rows: a slice, or int64 row numbers. A score that is the same for all queries, or for all
-        images, may have 1 in that place.
+    def block(self, rows: Index, columns: Index = ALL) -> Tensor:
+        """float32 (rows, columns), newly made: scores of some of the gallery's images for some of
+        the queries. A score that is the same for all queries, or for all images, may have 1 there.
         """
 
     def __add__(self, other: Score | float) -> Score:
@@ -67,97 +64,63 @@ class Score(ABC):
     __radd__, __rmul__ = __add__, __mul__
 
 
-class Dot(Score):
+class Sum(Score):
+    """A weighted sum of scores and numbers."""
+
+    def __init__(self, *terms: tuple[float, Score | float]):
+        self.dots: list[tuple[float, Array, Array]] = []  # weight, query vectors, view
+        self.others: list[tuple[float, Score]] = []
+        self.constant = 0.0
+        for weight, term in terms:
+            if isinstance(term, Sum):
+                self.dots += [(weight * inner, vectors, view) for inner, vectors, view in term.dots]
+                self.others += [(weight * inner, score) for inner, score in term.others]
+                self.constant += weight * term.constant
+            elif isinstance(term, Score):
+                self.others.append((weight, term))
+            else:
+                self.constant += weight * term
+
+    @cached_property
+    def products(self) -> list[_Product]:
+        """The dots as few matrix products: views that meet the same query vectors are mixed, query
+        vectors that meet the same mixture are added. The same means the same array, or mixtures in
+        the same proportion: their weights are scaled so that absolute values add up to 1."""
+        views = {id(view): view for _, _, view in self.dots}
+        mixtures = {
+            id(vectors): (vectors, dict.fromkeys(views, 0.0)) for _, vectors, _ in self.dots
+        }
+        for weight, vectors, view in self.dots:
+            mixtures[id(vectors)][1][id(view)] += weight
+        products: dict[bytes, _Product] = {}
+        for vectors, mixture in mixtures.values():
+            weights = np.array(list(mixture.values()))
+            scale = np.copysign(np.abs(weights).sum(), weights[np.abs(weights).argmax()]) or 1.0
+            weights /= scale
+            product = _Product(vectors * np.float32(scale), weights, list(views.values()))
+            same = products.setdefault((weights.round(12) + 0.0).tobytes(), product)
+            if same is not product:
+                same.vectors = same.vectors + product.vectors
+        return list(products.values())
+
+    def block(self, rows: Index, columns: Index = ALL) -> Tensor:
+        parts = [product.block(rows, columns) for product in self.products]
+        parts += [weight * score.block(rows, columns) for weight, score in self.others]
+        total = reduce(operator.add, parts)
+        return total + self.constant if self.constant else total
+
+
+class Dot(Sum):
     """The dot product of each query's vector with each image's.
 
     vectors: float32 (queries, d).  view: float32 (images, d).  Raises ValueError where d differs.
     """
 
-    def __init__(self, vectors: Array, view: Array, device: str | None = None):
-        self.vectors, self.device = vectors, device_or_default(device)
-        self.mixture: list[tuple[float, Array]] = [(1.0, view)]
+    def __init__(self, vectors: Array, view: Array):
+        super().__init__()
+        self.dots.append((1.0, vectors, view))
         if vectors.ndim != 2 or view.ndim != 2 or vectors.shape[1] != view.shape[1]:
             raise ValueError(f"query vectors {vectors.shape} do not fit a view {view.shape}")
-
-    @cached_property
-    def _columns(self) -> Tensor:
-        return as_columns(self.vectors, self.device)
-
-    def block(self, rows: slice | Array) -> Tensor:
-        images = self._mixed(rows)
-        scores = padded_rows(images) @ self._columns
-        for _, view in self.mixture:
-            forget(view)
-        return scores[: len(images), : len(self.vectors)]
-
-    def _mixed(self, rows: slice | Array) -> Tensor:
-        """float32 (rows, d): the views' rows, weighted and added."""
-        import torch
-
-        weights = [weight for weight, _ in self.mixture]
-        views = [view_rows(view, rows, self.device) for _, view in self.mixture]
-        if weights == [1.0]:
-            return views[0]
-        if len(views) == 2 and sum(weights) == 1.0:
-            return torch.lerp(*views, weights[1])
-        total = weights[0] * views[0]
-        for weight, view in zip(weights[1:], views[1:], strict=True):
-            total.add_(view, alpha=weight)
-        return total
-
-
-def fold(terms: Sequence[tuple[float, Dot]]) -> list[Dot]:
-    """The same weighted sum with as few matrix products as it needs.
-
-    Query vectors and views are the same where they are the same array. A mixture's weights are
-    scaled so that their absolute values add up to 1: mixtures in the same proportion are one.
-    """
-    mixtures: dict[int, tuple[Dot, dict[int, tuple[float, Array]]]] = {}
-    for weight, dot in terms:
-        _, mixture = mixtures.setdefault(id(dot.vectors), (dot, {}))
-        for share, view in dot.mixture:
-            before, _ = mixture.get(id(view), (0.0, view))
-            mixture[id(view)] = (before + weight * share, view)
-    folded: dict[object, Dot] = {}
-    for dot, mixture in mixtures.values():
-        weights = [weight for weight, _ in mixture.values()]
-        scale = copysign(sum(map(abs, weights)), weights[0]) or 1.0
-        views = [(weight / scale, view) for weight, view in mixture.values()]
-        key = (dot.device, frozenset((id(view), round(weight, 12)) for weight, view in views))
-        vectors = scale * dot.vectors
-        if key in folded:
-            vectors = folded[key].vectors + vectors
-        folded[key] = Dot(vectors, views[0][1], dot.device)
-        folded[key].mixture = views
-    return list(folded.values())
-
-
-class Sum(Score):
-    """A weighted sum of scores and numbers."""
-
-    def __init__(self, *terms: tuple[float, Score | float]):
-        self.terms: list[tuple[float, Score]] = []
-        self.constant = 0.0
-        for weight, score in terms:
-            if isinstance(score, Sum):
-                self.terms += [(weight * inner, part) for inner, part in score.terms]
-                self.constant += weight * score.constant
-            elif isinstance(score, Score):
-                self.terms.append((weight, score))
-            else:
-                self.constant += weight * score
-
-    @cached_property
-    def _folded(self) -> tuple[list[Dot], list[tuple[float, Score]]]:
-        dots = [(weight, score) for weight, score in self.terms if isinstance(score, Dot)]
-        return fold(dots), [term for term in self.terms if not isinstance(term[1], Dot)]
-
-    def block(self, rows: slice | Array) -> Tensor:
-        dots, others = self._folded
-        parts = [dot.block(rows) for dot in dots]
-        parts += [weight * score.block(rows) for weight, score in others]
-        total = reduce(lambda a, b: a + b, parts)
-        return total + self.constant if self.constant else total
 
 
 class Mean(Sum):
@@ -167,46 +130,73 @@ class Mean(Sum):
         super().__init__(*((1 / len(scores), score) for score in scores))
 
 
-class Product(Score):
-    """The product of several scores."""
+class _Product:
+    """Query vectors times a weighted sum of views."""
 
-    def __init__(self, *scores: Score):
-        self.scores = scores
+    def __init__(self, vectors: Array, weights: Array, views: Sequence[Array]):
+        self.vectors = vectors
+        mixture = list(zip(weights.tolist(), views, strict=True))
+        self.mixture = [part for part in mixture if part[0]] or mixture[:1]
 
-    def block(self, rows: slice | Array) -> Tensor:
-        return reduce(lambda a, b: a * b, (score.block(rows) for score in self.scores))
+    @cached_property
+    def _padded(self) -> Tensor:
+        return padded(on_device(self.vectors), COLUMNS)
 
-
-class Max(Score):
-    """The largest of several scores."""
-
-    def __init__(self, *scores: Score):
-        self.scores = scores
-
-    def block(self, rows: slice | Array) -> Tensor:
+    def block(self, rows: Index, columns: Index) -> Tensor:
         import torch
 
-        return reduce(torch.maximum, (score.block(rows) for score in self.scores))
+        weights, views = zip(*self.mixture, strict=True)
+        parts = [on_device(view[rows]) for view in views]
+        if len(parts) == 2 and sum(weights) == 1.0:
+            mixed = torch.lerp(*parts, weights[1])
+        else:
+            pairs = zip(weights, parts, strict=True)
+            mixed = reduce(operator.add, (x if w == 1 else w * x for w, x in pairs))
+        scores = padded(mixed, ROWS) @ padded(self._padded[columns], COLUMNS).T
+        for view in views:
+            forget(view)
+        return scores[: len(mixed), : len(self.vectors[columns])]
 
 
-class Positive(Score):
+class _Function(Score):
+    """A function of scores, image by image and query by query."""
+
+    def __init__(self, *scores: Score):
+        self.scores = scores
+
+    def block(self, rows: Index, columns: Index = ALL) -> Tensor:
+        return self.of([score.block(rows, columns) for score in self.scores])
+
+    @abstractmethod
+    def of(self, parts: list[Tensor]) -> Tensor: ...
+
+
+class Product(_Function):
+    """The product of several scores."""
+
+    def of(self, parts: list[Tensor]) -> Tensor:
+        return reduce(operator.mul, parts)
+
+
+class Max(_Function):
+    """The largest of several scores."""
+
+    def of(self, parts: list[Tensor]) -> Tensor:
+        return reduce(lambda a, b: a.maximum(b), parts)
+
+
+class Positive(_Function):
     """A score's positive part, max(0, score)."""
 
-    def __init__(self, score: Score):
-        self.score = score
-
-    def block(self, rows: slice | Array) -> Tensor:
-        return self.score.block(rows).clamp(min=0)
+    def of(self, parts: list[Tensor]) -> Tensor:
+        return parts[0].clamp(min=0)
 
 
-class Negative(Score):
+class Negative(_Function):
     """A score's negative part, min(0, score): never positive."""
 
-    def __init__(self, score: Score):
-        self.score = score
-
-    def block(self, rows: slice | Array) -> Tensor:
-        return self.score.block(rows).clamp(max=0)
+    def of(self, parts: list[Tensor]) -> Tensor:
+        return parts[0].clamp(max=0)
 
 
 class Bias(Score):
@@ -215,23 +205,16 @@ class Bias(Score):
     images: (images,).  queries: (queries,).  One of them is given.
     """
 
-    def __init__(
-        self,
-        *,
-        images: Array | None = None,
-        queries: Array | None = None,
-        device: str | None = None,
-    ):
+    def __init__(self, *, images: Array | None = None, queries: Array | None = None):
         if (images is None) == (queries is None):
             raise ValueError("a Bias is of images or of queries")
-        self.images, self.queries, self.device = images, queries, device_or_default(device)
+        self.images, self.queries = images, queries
 
-    def block(self, rows: slice | Array) -> Tensor:
-        import torch
-
-        values = self.queries if self.images is None else self.images[rows][:, None]
-        values = np.array(values, np.float32, ndmin=2)
-        return torch.from_numpy(values).to(self.device)
+    def block(self, rows: Index, columns: Index = ALL) -> Tensor:
+        if self.images is not None:
+            return on_device(self.images[rows])[:, None].clone()
+        assert self.queries is not None
+        return on_device(self.queries[columns])[None].clone()
 
 
 class MinMax(Score):
@@ -256,60 +239,42 @@ class MinMax(Score):
                 self._low[query] = own.min()
                 self._range[query] = np.ptp(own) or 1.0
 
-    def block(self, rows: slice | Array) -> Tensor:
-        scores = self.score.block(rows)
-        low, span = (scores.new_tensor(values) for values in (self._low, self._range))
-        return (scores - low) / span
+    def block(self, rows: Index, columns: Index = ALL) -> Tensor:
+        low, span = on_device(self._low[columns]), on_device(self._range[columns])
+        return (self.score.block(rows, columns) - low) / span
 
 
 def at(score: Score, rows: Array, columns: Array) -> Array:
     """float32 (n,): the score of image rows[i] for query columns[i]."""
-    import torch
-
-    images, place = np.unique(rows, return_inverse=True)
     values = np.empty(len(rows), np.float32)
-    size = block_size(int(columns.max(initial=0)) + 1)
-    for start in range(0, len(images), size):
-        inside = (place >= start) & (place < start + size)
-        scores = score.block(images[start : start + size])
-        places = np.stack((place[inside] - start, columns[inside]))
-        values[inside] = scores[tuple(torch.from_numpy(places).to(scores.device))].cpu().numpy()
+    order = np.argsort(rows, kind="stable")
+    for start in range(0, len(rows), PAIRS):
+        pairs = order[start : start + PAIRS]
+        images, line = np.unique(rows[pairs], return_inverse=True)
+        queries, column = np.unique(columns[pairs], return_inverse=True)
+        values[pairs] = score.block(images, queries)[line, column].cpu()
     return values
 
 
-def block_size(queries: int) -> int:
-    """How many images a block has."""
-    return min(BLOCK, max(1, SCORES // max(1, queries) // ROWS) * ROWS)
-
-
-def device_or_default(device: str | None) -> str:
+@cache
+def device() -> str:
+    """Where scores are computed."""
     import torch
 
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def view_rows(view: Array, rows: slice | Array, device: str) -> Tensor:
-    """A view's rows, where they are to be computed with."""
+def on_device(values: Array) -> Tensor:
+    """float32, there; of the array's own memory where that can be, so not to be written to."""
     import torch
 
     # by dlpack, since from_numpy warns of read-only arrays
-    return torch.from_dlpack(view[rows]).to(device, torch.float32)
+    return torch.from_dlpack(values).to(device(), torch.float32)
 
 
-def padded_rows(rows: Tensor) -> Tensor:
-    """Rows of zeros added up to a multiple of ROWS."""
-    missing = -len(rows) % ROWS
-    if not missing:
-        return rows
+def padded(rows: Tensor, multiple: int) -> Tensor:
+    """Rows of zeros added up to a multiple."""
     import torch
 
-    return torch.cat((rows, rows.new_zeros(missing, rows.shape[1])))
-
-
-def as_columns(vectors: Array, device: str) -> Tensor:
-    """float32 (d, n), n a multiple of COLUMNS: the vectors as columns, then zeros."""
-    import torch
-
-    columns = np.zeros((vectors.shape[1], len(vectors) + -len(vectors) % COLUMNS), np.float32)
-    columns[:, : len(vectors)] = vectors.T
-    return torch.from_numpy(columns).to(device)
+    missing = -len(rows) % multiple
+    return torch.nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows

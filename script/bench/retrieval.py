@@ -8,7 +8,7 @@ over the whole gallery: indices, scores and names. What it does with the lists i
 ratios are those of keeping 100 names a query, as a run does, and keeping 1,000 is shown beside it.
 The bare product is q @ F.T, with F there already; the libraries' faster order of the same product
 (F @ q.T), and faiss where it is installed, are shown too. Vectors are random; all ways take turns
-within each repeat.
+within each repeat, on a GPU if there is one.
 
     python script/bench/retrieval.py --json retrieval.json
 """
@@ -36,7 +36,7 @@ from rich.table import Table
 from imagescope.gallery.vectors import GalleryVectors
 from imagescope.records import Query, Ranking
 from imagescope.search.scan import scan
-from imagescope.search.score import Dot
+from imagescope.search.score import Dot, device
 
 BATCH = 128  # descriptions that the authors' code multiplies at once, at least
 FLOAT_TIE = 1e-6  # of scores below 1 in float32
@@ -57,8 +57,8 @@ def make(folder: Path, images: int, dimension: int, queries: int, descriptions: 
 class Problem:
     """The inputs, mapped from disk and read once, so that they are in memory for everyone."""
 
-    def __init__(self, folder: Path, tau: float, keep: int, device: str):
-        self.tau, self.keep, self.device = tau, keep, device
+    def __init__(self, folder: Path, tau: float, keep: int):
+        self.tau, self.keep, self.device = tau, keep, device()
         images, captions = (
             np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("images", "captions")
         )
@@ -93,8 +93,8 @@ class Problem:
 
     def ours(self, keep: int | None = None) -> list[Ranking]:
         texts, keep = self.descriptions.mean(1), keep or self.keep
-        images = Dot(texts, self.vectors.images, self.device)
-        captions = Dot(texts, self.vectors.captions, self.device)
+        images = Dot(texts, self.vectors.images)
+        captions = Dot(texts, self.vectors.captions)
         score = (1 - self.tau) * images + self.tau * captions
         return scan(score, self.queries, self.vectors, keep)
 
@@ -155,10 +155,10 @@ def status(field: str) -> int:
     raise OSError(f"no {field} in /proc/self/status")
 
 
-def peak(folder: Path, way: str, tau: float, keep: int, device: str) -> int:
+def peak(folder: Path, way: str, tau: float, keep: int) -> int:
     """Bytes above the inputs that one way needs at most, in a process of its own."""
     line = [sys.executable, __file__, "--measure", way, "--folder", str(folder)]
-    line += ["--tau", str(tau), "--keep", str(keep), "--device", device]
+    line += ["--tau", str(tau), "--keep", str(keep)]
     return int(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
 
 
@@ -174,7 +174,6 @@ def main() -> None:
     parser.add_argument("--keep", type=int, default=100, help="names that ours keeps of a ranking")
     parser.add_argument("--more", type=int, default=1000, help="names kept in a second measurement")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--measure", choices=("authors", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -182,7 +181,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", "The given NumPy array is not writable")
 
     if args.measure:  # a child that peak() started
-        problem = Problem(args.folder, args.tau, args.keep, args.device)
+        problem = Problem(args.folder, args.tau, args.keep)
         torch.ones(64, 64) @ torch.ones(64, 64)  # the library's own memory is nobody's
         before = status("VmRSS")
         getattr(problem, args.measure)()
@@ -192,7 +191,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make(folder, args.images, args.dimension, args.queries, args.descriptions)
-        problem = Problem(folder, args.tau, args.keep, args.device)
+        problem = Problem(folder, args.tau, args.keep)
         ways = {
             "the authors' way": problem.authors,
             "ours": problem.ours,
@@ -205,7 +204,7 @@ def main() -> None:
             for way, call in ways.items():
                 times[way].append(clock(call))
         peaks = {
-            label: peak(folder, way, args.tau, args.keep, args.device)
+            label: peak(folder, way, args.tau, args.keep)
             for label, way in (("the authors' way", "authors"), ("ours", "ours"))
         }
     medians = {way: median(wall for wall, _ in pairs) for way, pairs in times.items()}
@@ -217,7 +216,7 @@ def main() -> None:
         "queries": args.queries,
         "descriptions": args.descriptions,
         "keep": args.keep,
-        "device": args.device,
+        "device": problem.device,
         "threads": torch.get_num_threads(),
         "repeats": args.repeats,
         "seconds": medians,
@@ -240,6 +239,8 @@ def main() -> None:
     console = Console()
     console.print(table)
     console.print(
+        f"times the authors' speed: {figures['ratio_to_authors']:.1f}; "
+        f"of their extra memory: 1/{1 / figures['peak_memory_ratio']:.0f}; "
         f"same 100 best, but for float ties: {agreement['same_top100']:.1%} of queries "
         f"(name by name: {agreement['identical_top100']:.1%})"
     )

@@ -24,6 +24,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from imagescope.search.score import device
+
 SIZES = (1_000, 10_000, 100_000, 300_000, 1_000_000)
 
 
@@ -41,7 +43,7 @@ def make(folder: Path, images: int, dimension: int, queries: int) -> None:
         rows.flush()
 
 
-def measure(folder: Path, size: int, keep: int, repeats: int, device: str) -> dict[str, Any]:
+def measure(folder: Path, size: int, keep: int, repeats: int) -> dict[str, Any]:
     """Seconds a query and the largest memory of this process."""
     from imagescope.gallery.vectors import GalleryVectors
     from imagescope.records import Query
@@ -58,7 +60,7 @@ def measure(folder: Path, size: int, keep: int, repeats: int, device: str) -> di
     times = []
     for _ in range(repeats + 1):  # the first pass warms up
         start = time.perf_counter()
-        score = 0.85 * Dot(texts, images, device) + 0.15 * Dot(texts, captions, device)
+        score = 0.85 * Dot(texts, images) + 0.15 * Dot(texts, captions)
         scan(score, queries, vectors, keep)
         times.append(time.perf_counter() - start)
     return {
@@ -85,14 +87,13 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--keep", type=int, default=100, help="names kept of a ranking")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--work", type=Path, help="a folder with room for the embeddings (6.2 GB)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:  # a child, for one size
-        found = measure(args.folder, args.measure, args.keep, args.repeats, args.device)
+        found = measure(args.folder, args.measure, args.keep, args.repeats)
         print(json.dumps(found))
         return
 
@@ -102,7 +103,6 @@ def main() -> None:
         for size in sorted(args.sizes):
             line = [sys.executable, __file__, "--measure", str(size), "--folder", folder]
             line += ["--keep", str(args.keep), "--repeats", str(args.repeats)]
-            line += ["--device", args.device]
             said = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout
             rows.append(json.loads(said))
     table = Table("images", "ms a query", "ms a query, per million", "peak memory")
@@ -117,7 +117,7 @@ def main() -> None:
     table.title = f"{args.queries} queries, dimension {args.dimension}, keep {args.keep}"
     Console().print(table)
     if args.json:
-        args.json.write_text(json.dumps({"device": args.device, "sizes": rows}, indent=2) + "\n")
+        args.json.write_text(json.dumps({"device": device(), "sizes": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from imagescope.records import Query
 from imagescope.search import scan as scanning
 from imagescope.search import score as algebra
 from imagescope.search.scan import LAST, scan
-from imagescope.search.score import ROWS, Bias, Dot, Score
+from imagescope.search.score import ALL, COLUMNS, ROWS, Bias, Dot, Score
 
 
-def retrieve(queries, texts, vectors, *, tau, keep, device=None):
-    """ImageScope's stage 1 (methods/imagescope.py), on the device that is named."""
-    images, captions = Dot(texts, vectors.images, device), Dot(texts, vectors.captions, device)
+def retrieve(queries, texts, vectors, *, tau, keep):
+    """ImageScope's stage 1 (methods/imagescope.py)."""
+    images, captions = Dot(texts, vectors.images), Dot(texts, vectors.captions)
     return scan((1 - tau) * images + tau * captions, queries, vectors, keep)
 
 
@@ -119,11 +119,11 @@ def test_minus_zero_ties_with_zero():
 @settings(deadline=None, max_examples=30)
 @given(
     block=st.integers(1, 40).map(lambda n: n * ROWS),
-    scores=st.integers(1, 1 << 20),
+    chunk=st.integers(1, 4).map(lambda n: n * COLUMNS),
     keep=st.integers(1, 700),
     seed=st.integers(0, 99),
 )
-def test_results_do_not_depend_on_blocks_or_company(block, scores, keep, seed):
+def test_results_do_not_depend_on_blocks_or_company(block, chunk, keep, seed):
     vectors = gallery(n=3000, seed=seed)
     vectors.images[1000:1100], vectors.captions[1000:1100] = vectors.images[7], vectors.captions[7]
     queries = mixed_queries(vectors, 45, seed)
@@ -131,8 +131,8 @@ def test_results_do_not_depend_on_blocks_or_company(block, scores, keep, seed):
     texts[0] = vectors.images[7]
     usual = retrieve(queries, texts, vectors, tau=0.15, keep=keep)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(algebra, "BLOCK", block)
-        patch.setattr(algebra, "SCORES", scores)
+        patch.setattr(scanning, "BLOCK", block)
+        patch.setattr(scanning, "CHUNK", chunk)
         assert retrieve(queries, texts, vectors, tau=0.15, keep=keep) == usual
     alone = retrieve(queries[3:4], texts[3:4], vectors, tau=0.15, keep=keep)
     assert alone == usual[3:4]
@@ -144,15 +144,15 @@ class Dense(Score):
     def __init__(self, matrix):
         self.matrix = torch.tensor(matrix, dtype=torch.float32)
 
-    def block(self, rows):
-        return self.matrix[rows].clone()
+    def block(self, rows, columns=ALL):
+        return self.matrix[rows][:, columns].clone()
 
 
 class Skewed(Dense):
     """Rounds otherwise where images are asked for by their numbers."""
 
-    def block(self, rows):
-        return super().block(rows) * (1 if isinstance(rows, slice) else 0.9)
+    def block(self, rows, columns=ALL):
+        return super().block(rows, columns) * (1 if isinstance(rows, slice) else 0.9)
 
 
 def test_ranks_agree_with_names_where_a_library_rounds_by_position():
@@ -178,7 +178,7 @@ def test_many_ties_and_odd_numbers_stand_where_the_definition_says(data, keep, s
     vectors = gallery(n=count, unread=0.2)
     queries = [Query("a", "x", targets=vectors.names), Query("b", "x", exclude=("n0", "n7"))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(algebra, "BLOCK", step * ROWS)
+        patch.setattr(scanning, "BLOCK", step * ROWS)
         rankings = scan(Dense(matrix), queries, vectors, keep)
     for query, scores, ranking in zip(queries, matrix.T, rankings, strict=True):
         scores = np.where(np.isfinite(scores), scores, LAST)
@@ -212,19 +212,19 @@ def test_odd_scores_are_counted_where_they_would_be_ranked(caplog):
 def test_a_pass_holds_no_more_than_the_best(monkeypatch):
     """A query whose scores are all the same keeps a block's ties, not the gallery's."""
     most = []
-    raise_floor = scanning._Pass._raise_floor
+    merge = scanning._Pass._merge
 
-    def counted(self):
-        most.append(sum(len(rows) for _, rows, _ in self._best))
-        raise_floor(self)
+    def counted(self, hits):
+        most.append(sum(len(rows) for _, rows, _ in hits))
+        merge(self, hits)
 
-    monkeypatch.setattr(scanning._Pass, "_raise_floor", counted)
+    monkeypatch.setattr(scanning._Pass, "_merge", counted)
     vectors = gallery(n=50_000, d=16, unread=0)
     texts = np.zeros((4, 16), np.float32)
     texts[0] = 1
     rankings = retrieve([Query(str(i), "x") for i in range(4)], texts, vectors, tau=0.1, keep=20)
     assert rankings[1].names == tuple(f"n{i}" for i in range(20))
-    assert most and max(most) < 4 * algebra.BLOCK
+    assert most and max(most) < 4 * scanning.BLOCK
 
 
 def test_empty_pools_and_unknown_names():
@@ -276,12 +276,14 @@ def test_reads_memory_mapped_arrays_and_leaves_them_alone(tmp_path: Path, recwar
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_ranks_as_the_cpu_does():
+def test_a_gpu_ranks_as_the_cpu_does(monkeypatch):
     vectors = gallery(n=20_000, d=64)
     queries = mixed_queries(vectors, 64)
     texts = unit(np.random.default_rng(7).normal(size=(64, 64)))
-    cpu = retrieve(queries, texts, vectors, tau=0.15, keep=100, device="cpu")
-    gpu = retrieve(queries, texts, vectors, tau=0.15, keep=100, device="cuda")
+    gpu = retrieve(queries, texts, vectors, tau=0.15, keep=100)
+    for module in (algebra, scanning):
+        monkeypatch.setattr(module, "device", lambda: "cpu")
+    cpu = retrieve(queries, texts, vectors, tau=0.15, keep=100)
     for a, b in zip(cpu, gpu, strict=True):
         assert a.pool == b.pool and len(set(a.names) & set(b.names)) >= len(a.names) - 1
         np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)
