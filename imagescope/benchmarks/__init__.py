@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from imagescope.benchmarks.base import Benchmark, Option, Options, Spec, without_missing
-from imagescope.benchmarks.source import (
-    DOCS,
-    Fault,
-    Listing,
-    Source,
-    declared_counts,
-    files_in,
-)
+from imagescope.benchmarks.source import DOCS, Fault, Listing, Source, declared_counts, files_in
 from imagescope.errors import UserError
 from imagescope.registry import BENCHMARKS
 
 __all__ = [
-    "SPECS",
     "Benchmark",
     "Fault",
     "Listing",
@@ -34,26 +26,11 @@ __all__ = [
     "load_annotations",
     "options_of",
     "spec",
+    "specs",
     "split_of",
 ]
 
 
-class _Specs(Mapping[str, Spec]):
-    """Every benchmark of the registry, imported when it is asked for."""
-
-    def __getitem__(self, name: str) -> Spec:
-        if name not in BENCHMARKS:
-            raise KeyError(name)
-        return spec(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(BENCHMARKS)
-
-    def __len__(self) -> int:
-        return len(BENCHMARKS)
-
-
-SPECS = _Specs()
 SHOWN = 5  # faults in one message
 ALIASES = {"test1": "test", "valid": "val"}
 
@@ -62,32 +39,37 @@ def spec(name: str) -> Spec:
     """What is known about a benchmark, by its name in any case. Raises UserError for an unknown
     one, and for an object of another package that is no Spec."""
     name = str(name)  # a manifest may say anything
-    names = {known.lower(): known for known in BENCHMARKS}
-    found = BENCHMARKS.load(names.get(name.lower(), name))
-    if not isinstance(found, Spec):
-        raise UserError(f"benchmark {name}: a Spec expected, got {type(found).__name__}")
-    return found
+    exact = {entry.lower(): entry for entry in BENCHMARKS}
+    its = BENCHMARKS.load(exact.get(name.lower(), name))
+    if not isinstance(its, Spec):
+        raise UserError(f"benchmark {name}: a Spec expected, got {type(its).__name__}")
+    return its
+
+
+def specs() -> list[Spec]:
+    """All of the registry."""
+    return [spec(name) for name in BENCHMARKS]
 
 
 def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The benchmark's options in a run's configuration, as a manifest has it; those of other
     benchmarks, which older manifests have, too, are passed over."""
-    known = spec(config["dataset"])
-    chosen = {**config, **(config.get("dataset_options") or {})}
-    own = {name: chosen.get(name) for name in known.options}
-    return known.choose(own, str(config.get("protocol") or "paper"))
+    its = spec(config["dataset"])
+    settings = {**config, **(config.get("dataset_options") or {})}
+    own = {name: settings.get(name) for name in its.options}
+    return its.choose(own, str(config.get("protocol") or "paper"))
 
 
 def family(name: str) -> list[Spec]:
     """The benchmarks of a family, by its name in any case; [] where there is none of that name."""
-    return [s for s in SPECS.values() if s.family and s.family.lower() == name.lower()]
+    return [s for s in specs() if s.family and s.family.lower() == name.lower()]
 
 
 def split_of(name: str, split: str) -> str:
     """val or test, as the benchmark has it. Raises UserError where it doesn't."""
-    known, split = spec(name), ALIASES.get(str(split), str(split))
-    if split not in known.splits:
-        raise UserError(f"{known.name} has no split {split}; it has {' and '.join(known.splits)}")
+    its, split = spec(name), ALIASES.get(str(split), str(split))
+    if split not in its.splits:
+        raise UserError(f"{its.name} has no split {split}; it has {' and '.join(its.splits)}")
     return split
 
 
@@ -108,8 +90,8 @@ def load(
     nothing else is given.  Raises UserError for an unknown name, split or option, for files that
     are not there, and for annotations with faults, naming file, index and reason.
     """
-    chosen = spec(name).choose(options, protocol)
-    return without_missing(load_annotations(name, data_root, split, chosen, listing), listing)
+    options = spec(name).choose(options, protocol)
+    return without_missing(load_annotations(name, data_root, split, options, listing), listing)
 
 
 def load_annotations(
@@ -133,10 +115,10 @@ def load_annotations(
     return benchmark
 
 
-def folder_of(known: Spec, root: Path) -> Path | None:
+def folder_of(its: Spec, root: Path) -> Path | None:
     """Where a benchmark lies below the data root, or the root itself if it is that folder."""
-    below = next((root / name for name in known.folders if (root / name).is_dir()), None)
-    itself = root.resolve().name.lower() in map(str.lower, known.folders)
+    below = next((root / name for name in its.folders if (root / name).is_dir()), None)
+    itself = root.resolve().name.lower() in map(str.lower, its.folders)
     return below or (root if itself else None)
 
 
@@ -152,20 +134,20 @@ def inspect(
     options: None: the paper's.  Raises UserError for an unknown name, split or option, and for
     files that are not there.
     """
-    known, split = spec(name), split_of(name, split)
-    options = known.choose(options or {})
+    its, split = spec(name), split_of(name, split)
+    options = its.choose(options or {})
     root = Path(data_root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; --data-root names the one with the data")
-    folder = folder_of(known, root)
+    folder = folder_of(its, root)
     if folder is None:
-        places = ", ".join(str(root / name) for name in known.folders)
+        places = ", ".join(str(root / name) for name in its.folders)
         raise UserError(f"{places}: no such folder; {DOCS}")
     source = Source(root / ".." if folder == root else root, folder, split, options, listing)
-    queries, gallery = known.read(source)
+    queries, gallery = its.read(source)
     benchmark = Benchmark(
-        *(known, split, tuple(queries), gallery, options),
+        *(its, split, tuple(queries), gallery, options),
         image_places=tuple(source.image_places),
-        counts=declared_counts(folder, known.name, split) or known.splits[split],
+        counts=declared_counts(folder, its.name, split) or its.splits[split],
     )
     return benchmark, source.faults

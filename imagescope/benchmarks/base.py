@@ -67,17 +67,17 @@ class Spec:
     def folders(self) -> tuple[str, ...]:
         return (self.folder, *self.also)
 
-    def choose(self, chosen: Mapping[str, Any], protocol: str = "paper") -> dict[str, Any]:
+    def choose(self, choices: Mapping[str, Any], protocol: str = "paper") -> dict[str, Any]:
         """Every option's value: the chosen one, else the protocol's. Choices of None, and of False
         for an option that the benchmark doesn't have, are none. Raises UserError for others."""
-        unknown = [n for n, value in chosen.items() if value and n not in self.options]
+        unknown = [n for n, value in choices.items() if value and n not in self.options]
         if unknown:
             its = f"its options are {', '.join(self.options)}" if self.options else "it has none"
             raise UserError(f"{self.name} has no option {', '.join(unknown)}; {its}")
         values = {}
         for name, option in self.options.items():
             preset = option.protocols.get(protocol, option.default)
-            value = preset if chosen.get(name) is None else chosen[name]
+            value = preset if choices.get(name) is None else choices[name]
             if type(value) is not type(option.default):
                 kind = type(option.default).__name__
                 raise UserError(f"{self.name}, option {name}: {kind} expected, got {value!r:.80}")
@@ -131,13 +131,13 @@ class Benchmark:
         """
         if self.hidden or not self.queries:
             return {}
-        found = metrics.estimates(self.measure(rankings), seed)
+        scores = metrics.estimates(self.measure(rankings), seed)
         if self.incomplete:
             whole = [i for i, q in enumerate(self.queries) if q.key not in self.incomplete]
-            queries, kept = [self.queries[i] for i in whole], [rankings[i] for i in whole]
-            over = metrics.estimates(self.spec.measure(queries, kept, self.options), seed)
-            found["complete"] = {k: v for k, v in over.items() if isinstance(v, Estimate)}
-        return found
+            complete = replace(self, queries=tuple(self.queries[i] for i in whole), incomplete={})
+            over = complete.score([rankings[i] for i in whole], seed)
+            scores["complete"] = {k: v for k, v in over.items() if isinstance(v, Estimate)}
+        return scores
 
     def _lacking(self, what: str) -> int:
         return sum(what in self.incomplete.get(query.key, ()) for query in self.queries)
@@ -196,8 +196,8 @@ def without_missing(benchmark: Benchmark, listing: Listing = files_in) -> Benchm
             "reference": query.reference,
             "target": query.targets[0] if query.targets else None,
         }
-        lost = tuple(role for role, name in lacks.items() if name in missing)
-        if lost:
-            incomplete[query.key] = lost
-        queries.append(replace(query, reference=None) if "reference" in lost else query)
+        roles = tuple(role for role, name in lacks.items() if name in missing)
+        if roles:
+            incomplete[query.key] = roles
+        queries.append(replace(query, reference=None) if "reference" in roles else query)
     return replace(benchmark, queries=tuple(queries), missing=missing, incomplete=incomplete)

@@ -77,7 +77,7 @@ def _captions(cell: str | None) -> list[str] | str:
 
 
 def measure(queries: Sequence[Query], rankings: Sequence[Ranking], options: Options) -> Measured:
-    return {**recall(target_ranks(queries, rankings), KS)}
+    return recall(target_ranks(queries, rankings), KS)
 
 
 HEADLINE = ("Recall@1", "Recall@5", "Recall@10")

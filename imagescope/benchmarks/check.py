@@ -6,15 +6,15 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from imagescope import benchmarks
-from imagescope.benchmarks import Benchmark, Fault
+from imagescope.benchmarks import Benchmark, Fault, Spec
 from imagescope.benchmarks.base import find_missing
 from imagescope.errors import UserError
 from imagescope.files import write_text
 from imagescope.progress import track
-from imagescope.records import Query
+
+EXPORTED = ("id", "turn", "reference", "instruction", "targets", "candidates")
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Checked:
     def counts(self) -> dict[str, int | None]:
         """Queries, dialogues' texts and images; None where targets are hidden."""
         benchmark = self.benchmark
-        queries, lost = benchmark.queries, self.missing | set(self.unreadable)
+        queries, unusable = benchmark.queries, self.missing | set(self.unreadable)
         heads = [q for q in queries if q.turn == 0]
         targets = None if benchmark.hidden else {t for q in queries for t in q.targets or ()}
         return {
@@ -47,26 +47,27 @@ class Checked:
             "targets": None if targets is None else len(targets),
             "images missing": len(self.missing),
             "images unreadable": len(self.unreadable),
-            "queries whose target is lost": sum((q.targets or ("",))[0] in lost for q in heads),
-            "queries whose reference is lost": sum(q.reference in lost for q in heads),
+            "queries whose target is lost": sum((q.targets or ("",))[0] in unusable for q in heads),
+            "queries whose reference is lost": sum(q.reference in unusable for q in heads),
             "faults in annotations": len(self.faults),
         }
 
     def costs(self) -> dict[str, str]:
         """Missing or unreadable image -> the queries that need it, in words."""
-        lost, uses = self.missing | set(self.unreadable), dict[str, dict[str, list[str]]]()
+        unusable = self.missing | set(self.unreadable)
+        uses: dict[str, dict[str, list[str]]] = {}
         for query in self.benchmark.queries:
             for role, names in (("target", query.targets or ()), ("reference", [query.reference])):
-                for name in lost.intersection(names):
+                for name in unusable.intersection(names):
                     uses.setdefault(name, {}).setdefault(role, []).append(query.id)
         return {name: f" ({_uses(roles)})" for name, roles in uses.items()}
 
 
 def _uses(roles: dict[str, list[str]]) -> str:
     parts = []
-    for role, found in roles.items():
-        ids = list(dict.fromkeys(found))  # a dialogue has many texts
-        more = f" and {len(ids) - 5} more" * (len(ids) > 5)
+    for role, query_ids in roles.items():
+        ids = list(dict.fromkeys(query_ids))  # a dialogue has many texts
+        more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
         parts.append(f"{role} of query {', '.join(ids[:5])}{more}")
     return "; ".join(parts)
 
@@ -83,12 +84,9 @@ def check(name: str, data_root: Path, split: str, decode: bool = True) -> Checke
     unreadable: dict[str, str] = {}
     if decode and present:
         with ThreadPoolExecutor() as pool:  # decoders let go of the interpreter
-            reasons = pool.map(_unreadable, (files[image] for image in present))
-            for image, reason in zip(
-                present, track(reasons, len(present), "images opened"), strict=True
-            ):
-                if reason:
-                    unreadable[image] = reason
+            results = pool.map(_unreadable, (files[image] for image in present))
+            reasons = track(results, len(present), "images opened")
+            unreadable = {i: why for i, why in zip(present, reasons, strict=True) if why}
     return Checked(benchmark, [*faults, *_count_faults(benchmark, data_root)], missing, unreadable)
 
 
@@ -117,38 +115,33 @@ def _unreadable(path: Path) -> str | None:
     return None
 
 
-def expand(name: str) -> list[str]:
-    """Benchmarks by name; a family's is the names of all of it."""
-    return [spec.name for spec in benchmarks.family(name) or [benchmarks.spec(name)]]
-
-
 def check_all(
     name: str, data_root: Path, split: str | None, decode: bool = True
 ) -> tuple[list[Checked], list[str]]:
-    """Every wanted split of a benchmark, and what could not be read.
+    """A split of a benchmark, or of a family's benchmarks, and what could not be read.
 
     Without `split` those that are there are checked; that one is not there, with none of its files,
     is no error then.
     """
-    found: list[Checked] = []
+    checks: list[Checked] = []
     absent: list[str] = []
-    for known in expand(name):
-        errors, before = dict[str, str](), len(found)
-        for each in [split] if split else list(benchmarks.spec(known).splits):
+    for spec in benchmarks.family(name) or [benchmarks.spec(name)]:
+        errors, before = dict[str, str](), len(checks)
+        for each in [split] if split else spec.splits:
             try:
-                found.append(check(known, data_root, each, decode))
+                checks.append(check(spec.name, data_root, each, decode))
             except UserError as error:
                 errors[each] = str(error)
-        nothing = len(found) == before
-        absent += [e for s, e in errors.items() if split or nothing or _begun(known, data_root, s)]
-    return found, absent
+        nothing = len(checks) == before
+        absent += [e for s, e in errors.items() if split or nothing or _begun(spec, data_root, s)]
+    return checks, absent
 
 
-def _begun(name: str, data_root: Path, split: str) -> bool:
+def _begun(spec: Spec, data_root: Path, split: str) -> bool:
     """Whether any annotation file of a split is there, readable or not, by what they are named:
     captions/cap.rc2.test1.json, annotations/val.json."""
-    folder = benchmarks.folder_of(benchmarks.spec(name), data_root) or data_root
-    names = {split, *(alias for alias, known in benchmarks.ALIASES.items() if known == split)}
+    folder = benchmarks.folder_of(spec, data_root) or data_root
+    names = {split, *(alias for alias, name in benchmarks.ALIASES.items() if name == split)}
     return any(
         path.stem.rpartition(".")[2] in names
         for place in ("annotations", "captions", "image_splits")
@@ -159,26 +152,16 @@ def _begun(name: str, data_root: Path, split: str) -> bool:
 def export(name: str, data_root: Path, split: str, output: Path) -> int:
     """Writes one JSON object a query (a dialogue: a turn), in file order; returns how many.
 
-    Keys: id, turn, reference, instruction, targets, candidates; absent values are null. candidates
-    are the images that a subset metric is confined to, where there is one. The annotations alone
-    count: a reference whose image is missing is still named.
+    Keys: EXPORTED; absent values are null. candidates are the images that a subset metric is
+    confined to, where there is one. The annotations alone count: a reference whose image is missing
+    is still named.
     """
     options = {"subset": True} if "subset" in benchmarks.spec(name).options else {}
     queries = benchmarks.load_annotations(name, data_root, split, options).queries
-    lines = (json.dumps(_exported(q), ensure_ascii=False) + "\n" for q in queries)
+    objects = ({name: getattr(query, name) for name in EXPORTED} for query in queries)
+    lines = (json.dumps(each, ensure_ascii=False) + "\n" for each in objects)
     try:
-        write_text(output, "".join(lines))
+        write_text(output, lines)
     except OSError as error:
         raise UserError(f"{output}: cannot be written: {error.strerror}") from None
     return len(queries)
-
-
-def _exported(query: Query) -> dict[str, Any]:
-    return {
-        "id": query.id,
-        "turn": query.turn,
-        "reference": query.reference,
-        "instruction": query.instruction,
-        "targets": query.targets,
-        "candidates": query.candidates,
-    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +53,12 @@ def file_name(image: int) -> str:
 def read(source: Source) -> tuple[list[Query], Gallery]:
     folder = source.image_folder(*COCO, beside=["", "VisDial"])
     path = source.find(*(f"{place}/{source.split}.json" for place in ("annotations", "captions")))
-    rows = source.rows(path, _Query)
     listed = _listed(source)
     names = listed or sorted(n for n in source.listing(folder) if FILE.fullmatch(n))
-    known = set(listed)
-    queries: dict[int, Query] = {}
-    for index, row in rows:
-        reasons = _doubt(row, known, hidden=source.split == "test")
-        if row.id in queries:
-            reasons.append(f"id {row.id} occurs twice")
-        for reason in reasons:
-            source.fault(path, index, reason)
-        if not reasons:
-            queries[row.id] = _query(row, source.options)
-    return list(queries.values()), _gallery(names, folder, list(queries.values()))
+    doubts = partial(_doubts, listed=set(listed), hidden=source.split == "test")
+    rows = source.sound_rows(path, _Query, "id", doubts)
+    queries = [_query(row, source.options) for row in rows]
+    return queries, _gallery(names, folder, queries)
 
 
 def _listed(source: Source) -> list[str]:
@@ -94,7 +87,7 @@ def _gallery(names: Sequence[str], folder: Path, queries: Sequence[Query]) -> Ga
     return Gallery(tuple(names), {name: folder / name for name in (*names, *sorted(used))})
 
 
-def _doubt(row: _Query, known: set[str], hidden: bool) -> list[str]:
+def _doubts(row: _Query, listed: set[str], hidden: bool) -> list[str]:
     truths, reasons = row.gt_img_ids or [], []
     if not hidden and (row.gt_img_ids is None or row.target_img_id is None):
         reasons.append("gt_img_ids, target_img_id: fields required")
@@ -103,7 +96,7 @@ def _doubt(row: _Query, known: set[str], hidden: bool) -> list[str]:
     if len(set(truths)) < len(truths):
         reasons.append("gt_img_ids: an image occurs twice")
     for image in dict.fromkeys((row.reference_img_id, *truths)):
-        if not 0 < image <= MAX_ID or (known and file_name(image) not in known):
+        if not 0 < image <= MAX_ID or (listed and file_name(image) not in listed):
             reasons.append(f"unknown image {image}: not in COCO 2017 unlabeled")
     return reasons
 

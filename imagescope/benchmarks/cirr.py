@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,9 @@ def read(source: Source) -> tuple[list[Query], Gallery]:
     split = {"test": "test1"}.get(source.split, source.split)
     gallery = _gallery(source, split)
     path = source.find(*(f"{place}captions/cap.rc2.{split}.json" for place in ANNOTATIONS))
-    queries: dict[int, Query] = {}
-    for index, row in source.rows(path, _Caption):
-        reasons = _doubt(row, gallery, hidden=source.split == "test")
-        if row.pairid in queries:
-            reasons.append(f"pairid {row.pairid} occurs twice")
-        for reason in reasons:
-            source.fault(path, index, reason)
-        if not reasons:
-            queries[row.pairid] = _query(row, source.options)
-    return list(queries.values()), gallery
+    doubts = partial(_doubts, gallery=gallery, hidden=source.split == "test")
+    rows = source.sound_rows(path, _Caption, "pairid", doubts)
+    return [_query(row, source.options) for row in rows], gallery
 
 
 def _gallery(source: Source, split: str) -> Gallery:
@@ -63,7 +57,7 @@ def _gallery(source: Source, split: str) -> Gallery:
     return Gallery(tuple(files), files)
 
 
-def _doubt(row: _Caption, gallery: Gallery, hidden: bool) -> list[str]:
+def _doubts(row: _Caption, gallery: Gallery, hidden: bool) -> list[str]:
     members, named = row.img_set.members, [row.reference, *row.img_set.members]
     reasons = []
     if row.target_hard is not None:
@@ -99,8 +93,8 @@ def others(members: Sequence[str], reference: str) -> tuple[str, ...]:
 def measure(queries: Sequence[Query], rankings: Sequence[Ranking], options: Options) -> Measured:
     ranks = target_ranks(queries, rankings)
     if options["subset"]:
-        return {**recall(ranks, SUBSET, "Recall_subset")}
-    return {**recall(ranks, RECALL)}
+        return recall(ranks, SUBSET, "Recall_subset")
+    return recall(ranks, RECALL)
 
 
 class CIRRServer(Server):

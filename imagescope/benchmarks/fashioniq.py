@@ -70,7 +70,7 @@ def _gallery(source: Source, path: Path) -> Gallery:
 
 
 def measure(queries: Sequence[Query], rankings: Sequence[Ranking], options: Options) -> Measured:
-    return {**recall(target_ranks(queries, rankings), KS)}
+    return recall(target_ranks(queries, rankings), KS)
 
 
 def _spec(category: str, queries: int, images: int) -> Spec:

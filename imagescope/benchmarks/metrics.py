@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from imagescope.records import Estimate, Query, Ranking
 
 Values = NDArray[np.floating[Any]]
-Measured = dict[str, Values | dict[str, Values]]  # metric -> per query, or part -> per query
+Measured = Mapping[str, Values | dict[str, Values]]  # metric -> per query, or part -> per query
 RESAMPLES = 2000
 PERMUTATIONS = 10_000
 
@@ -42,19 +42,19 @@ def average_precision(ranks: Sequence[float], truths: int, k: int) -> float:
     divide by `truths`, or by the hits: that is another figure.
     """
     hits = sorted(rank for rank in ranks if rank < k)
-    return sum((found + 1) / (rank + 1) for found, rank in enumerate(hits)) / min(truths, k)
+    return sum(n / (rank + 1) for n, rank in enumerate(hits, 1)) / min(truths, k)
 
 
 def mean_average_precision(
     queries: Sequence[Query], rankings: Sequence[Ranking], ks: Sequence[int]
 ) -> dict[str, Values]:
     """mAP@k: 100 AP@k of every query, over all of its ground truths."""
-    found = [
+    truths = [
         ([r.ranks[t] for t in q.targets or () if t in r.ranks], len(q.targets or ()))
         for q, r in zip(queries, rankings, strict=True)
     ]
     return {
-        f"mAP@{k}": np.array([100 * average_precision(ranks, n, k) for ranks, n in found])
+        f"mAP@{k}": np.array([100 * average_precision(ranks, n, k) for ranks, n in truths])
         for k in ks
     }
 
@@ -109,8 +109,8 @@ def measure_dialogues(
     A target that cannot be ranked counts, for BRI, as standing behind the whole pool.
     """
     ranks, pools = dialogue_ranks(queries, rankings)
-    found = hits(ranks[first_round:])
-    measured: Measured = {f"Hits@10/{first_round + i}": row for i, row in enumerate(found)}
+    rounds = enumerate(hits(ranks[first_round:]), first_round)
+    measured = {f"Hits@10/{number}": values for number, values in rounds}
     if first_round == 0 and len(ranks) > 1:
         measured["BRI"] = bri(np.where(np.isinf(ranks), pools, ranks))
     return measured
@@ -123,8 +123,9 @@ def resampled_means(values: Values, seed: int, resamples: int = RESAMPLES) -> Va
     which there are few: 25,010 queries cost no more than 250.
     """
     distinct, counts = np.unique(values, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), resamples)
-    return np.asarray(drawn @ distinct / len(values))
+    draw = np.random.default_rng(seed).multinomial
+    samples = draw(len(values), counts / len(values), resamples)
+    return np.asarray(samples @ distinct / len(values))
 
 
 def estimate(values: Values, seed: int = 0) -> Estimate | None:
@@ -138,13 +139,11 @@ def estimate(values: Values, seed: int = 0) -> Estimate | None:
 
 def estimates(measured: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
     """Per-query values as estimates, nested as they are; what applies to no query is left out."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, values in measured.items():
         nested = isinstance(values, Mapping)
-        result = estimates(values, seed) if nested else estimate(values, seed)
-        if result:
-            found[name] = result
-    return found
+        results[name] = estimates(values, seed) if nested else estimate(values, seed)
+    return {name: result for name, result in results.items() if result}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +163,11 @@ def paired(a: Values, b: Values, seed: int = 0) -> Difference | None:
     Under the null hypothesis each query's difference is as likely to have the other sign.
     """
     differences = (b - a)[~np.isnan(b - a)]
-    found = estimate(differences, seed)
-    if found is None:
+    mean = estimate(differences, seed)
+    if mean is None:
         return None
     sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
     signs = np.random.default_rng(seed).binomial(counts, 0.5, (PERMUTATIONS, len(counts)))
     sums = np.abs((2 * signs - counts) @ sizes)
     extreme = int(np.count_nonzero(sums >= abs(differences.sum()) - 1e-9))
-    return Difference(found.value, found.low, found.high, (extreme + 1) / (PERMUTATIONS + 1))
+    return Difference(mean.value, mean.low, mean.high, (extreme + 1) / (PERMUTATIONS + 1))

@@ -77,9 +77,9 @@ class Source:
     def find(self, *places: str) -> Path:
         """The first of several places of an annotation file that exists, else the first."""
         tries = [self.folder / place for place in places]
-        found = next((path for path in tries if path.is_file()), tries[0])
-        self._tried[found] = tries
-        return found
+        path = next((path for path in tries if path.is_file()), tries[0])
+        self._tried[path] = tries
+        return path
 
     def json(self, path: Path, kind: type) -> Any:
         """A JSON file's list or mapping; a fault, and nothing in it, where it is none."""
@@ -95,8 +95,8 @@ class Source:
             self.fault(path, None, "not an annotation file: nested too deeply")
             return kind()
         if not isinstance(data, kind):
-            wanted = "a list" if kind is list else "a mapping"
-            self.fault(path, None, f"{wanted} expected, got {type(data).__name__}")
+            expected = "a list" if kind is list else "a mapping"
+            self.fault(path, None, f"{expected} expected, got {type(data).__name__}")
             return kind()
         for index, key in repeated:
             self.fault(path, index, f"{key!r:.80} is there twice")
@@ -127,6 +127,22 @@ class Source:
                     place = ".".join(map(str, e["loc"])) or "record"
                     self.fault(path, index, f"{place}: {e['msg'].lower()}")
         return rows
+
+    def sound_rows(
+        self, path: Path, model: type[RowT], key: str, doubts: Callable[[RowT], list[str]]
+    ) -> list[RowT]:
+        """The records in which nothing is wrong, faults for the others. doubts: what is wrong in
+        one.  key: the field that no two may share."""
+        rows: dict[Any, RowT] = {}
+        for index, row in self.rows(path, model):
+            reasons, value = doubts(row), getattr(row, key)
+            if value in rows:
+                reasons.append(f"{key} {value} occurs twice")
+            for reason in reasons:
+                self.fault(path, index, reason)
+            if not reasons:
+                rows[value] = row
+        return list(rows.values())
 
     def names(self, path: Path) -> list[str]:
         """A JSON list of distinct strings."""

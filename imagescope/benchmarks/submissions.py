@@ -12,6 +12,7 @@ from typing import Any
 
 from imagescope import benchmarks
 from imagescope.benchmarks import Benchmark, Spec
+from imagescope.benchmarks.json_records import record, repetitions
 from imagescope.benchmarks.server import Finding, Server
 from imagescope.errors import UserError
 from imagescope.records import Estimate, Query, Ranking
@@ -33,18 +34,9 @@ def write(benchmark: Benchmark, rankings: Sequence[Ranking]) -> str:
 
 def read(path: Path) -> tuple[dict[str, Any], list[Finding]]:
     """A submission file's entries, and the keys it has twice. Raises UserError for no JSON file."""
-    findings: list[Finding] = []
-
-    def entries(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                findings.append(Finding("occurs twice in the file", key))
-            found[key] = value
-        return found
-
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=entries)
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=record)
+        findings = [Finding("occurs twice in the file", key) for _, key in repetitions(data)]
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -56,7 +48,7 @@ def read(path: Path) -> tuple[dict[str, Any], list[Finding]]:
 
 def spec_of(entries: Mapping[str, Any], path: Path) -> tuple[Spec, Server]:
     """The benchmark whose server's file it looks like. Raises UserError where there is none."""
-    for spec in reversed(list(benchmarks.SPECS.values())):  # CIRCO last: it claims any numbers
+    for spec in reversed(benchmarks.specs()):  # CIRCO last: it claims any numbers
         if spec.server and spec.server.claims(entries):
             return spec, spec.server
     raise UserError(f"{path}: looks like no benchmark's submission")
@@ -138,28 +130,26 @@ def _ids(
         findings.append(Finding(text))
     if expected:
         findings += [Finding("missing from the file", key) for key in expected if key not in lists]
-        known = set(expected)
-        return findings + [
-            Finding(f"no query of {split}", key) for key in lists if key not in known
-        ]
+        others = lists.keys() - set(expected)
+        return findings + [Finding(f"no query of {split}", key) for key in lists if key in others]
     return findings + [Finding(doubt, key) for key in lists if (doubt := server.doubt(key))]
 
 
 def _entries(server: Server, key: str, entries: Sequence[Any], pool: set[str]) -> list[Finding]:
     """One finding per kind of fault in a query's list. pool: '' known names, empty: not known."""
     faults: dict[str, list[Any]] = {}
-    seen: set[str] = set()
+    images: set[str] = set()
     for entry in entries:
         try:
             image = server.image(entry)
         except ValueError as error:
             faults.setdefault(str(error), []).append(entry)
             continue
-        if image in seen:
+        if image in images:
             faults.setdefault("occurs twice", []).append(entry)
         elif pool and image not in pool:
             faults.setdefault(OUTSIDE, []).append(entry)
-        seen.add(image)
+        images.add(image)
     findings = []
     for reason, wrong in faults.items():
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
@@ -179,7 +169,7 @@ def score(
     spec = benchmarks.spec(name)
     server = spec.server
     if not server:
-        those = " and ".join(s.name for s in benchmarks.SPECS.values() if s.server)
+        those = " and ".join(s.name for s in benchmarks.specs() if s.server)
         raise UserError(f"{spec.name} has no server and no file format of one; {those} have")
     data, findings = read(path)
     benchmark = _load(spec, data_root, split, server.options(data))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from imagescope.benchmarks import SPECS
+from imagescope.benchmarks import specs
 from imagescope.config import (
     PACKAGE,
     ROLES,
@@ -79,7 +79,7 @@ class ImageScope:
     def _dialogue_prompts(self) -> Prompts:
         """The index' own set where it has a dialogue benchmark's, else the packaged one."""
         own = config_path(self.config.prompts, "prompts")
-        names = [name for name, spec in SPECS.items() if spec.dialogue]
+        names = [spec.name for spec in specs() if spec.dialogue]
         name = next((name for name in names if (own / name).is_dir()), None)
         return load_prompts(str(own), name) if name else load_prompts("dialogue", names[0])
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from imagescope import benchmarks
 from imagescope.errors import UserError
 from imagescope.records import Estimate
+from imagescope.registry import BENCHMARKS
 from imagescope.runs.folder import read_metrics
 from imagescope.runs.manifest import Manifest
 from imagescope.terminal import table
@@ -21,7 +22,7 @@ log = logging.getLogger("imagescope")
 def newest(runs: Path, name: str = "default") -> list[Path]:
     """The newest finished run of that name of each benchmark below a runs folder."""
     found = []
-    for benchmark in benchmarks.SPECS:
+    for benchmark in BENCHMARKS:
         finished = [
             path
             for path in runs.glob(f"{benchmark}/{name}/*/manifest.json")

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from imagescope import benchmarks
-from imagescope.benchmarks import SPECS, Spec
+from imagescope.benchmarks import Spec
 from imagescope.config import ROLES, load_models
 from imagescope.errors import UserError
 from imagescope.runs.preflight import Check, State, checkpoints
@@ -122,7 +122,7 @@ def _version(name: str) -> str:
 
 
 def _datasets(data_root: Path) -> Iterator[Check]:
-    checks = [_dataset(spec, data_root) for spec in SPECS.values()]
+    checks = [_dataset(spec, data_root) for spec in benchmarks.specs()]
     if any(check.state == "ok" for check in checks):
         yield from checks
         return

@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from imagescope.benchmarks import SPECS, Source, Spec
+from imagescope.benchmarks import Source, Spec, specs
 from imagescope.benchmarks.source import COUNTS
 from imagescope.errors import UserError
 from imagescope_tiny.datasets_composed import write_circo, write_cirr, write_fashioniq
@@ -66,7 +66,7 @@ def _declare_counts(folder: Path, name: str) -> None:
     """Writes counts.json: the counts of this small copy, which `data check` holds it to."""
     counts = {
         spec.name: {split: _counts(spec, folder, split) for split in spec.splits}
-        for spec in SPECS.values()
+        for spec in specs()
         if spec.folder == name
     }
     _write_json(folder / COUNTS, counts)
