@@ -86,16 +86,16 @@ def normalise(argv: list[str]) -> list[str]:
         elif name == "--stages" and not equals:
             values = []
             while i + 1 < len(argv) and re.fullmatch(r"s[1-3]([ ,]+s[1-3])*", argv[i + 1]):
-                i, found = next(words)
-                values.append(found)
+                i, stage = next(words)
+                values.append(stage)
             rest += [word, " ".join(values)] if values else [word]
         else:
             rest.append(word)
     return front + rest
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(flag: bool) -> None:
+    if flag:
         print(f"imagescope {__version__}")
         raise typer.Exit
 
@@ -115,13 +115,13 @@ def _options(
     if not isinstance(level, int):
         raise UserError(f"--log-level {log_level}: choose debug, info, warning or error")
     progress.quiet = quiet
-    shown = logging.StreamHandler()
-    shown.setFormatter(Formatter())
-    shown.addFilter(lambda record: record.name != "imagescope.details")  # output.log's alone
-    shown.setLevel(max(level, logging.WARNING) if quiet else level)
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter())
+    handler.addFilter(lambda record: record.name != "imagescope.details")  # output.log's alone
+    handler.setLevel(max(level, logging.WARNING) if quiet else level)
     logger = logging.getLogger("imagescope")
     logger.setLevel(min(level, logging.INFO))  # output.log gets its lines in any case
-    logger.handlers[:] = [shown]
+    logger.handlers[:] = [handler]
     logger.propagate = False
 
 
@@ -208,7 +208,3 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

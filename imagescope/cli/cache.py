@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from imagescope.errors import UserError
-from imagescope.terminal import Terminal, say, table
+from imagescope.terminal import Terminal, print_json, say, table
 
 cache_app = typer.Typer(help="The response cache: info, bundles of a run, making room.")
 console = Terminal()
@@ -32,7 +31,7 @@ def info(
     with Cache.open(_existing(file or cache)) as opened:
         contents = opened.info()
     if as_json:
-        print(json.dumps(contents, indent=1))
+        print_json(contents)
         return
     rows = [
         [model["model"], name[:12], f"{model['responses']:,}", f"{model['vectors']:,}"]
@@ -80,8 +79,8 @@ def prune(
         say(console, f"{opened.path}: {gone:,} responses and vectors taken out")
 
 
-def _existing(given: Path | None) -> Path:
-    path = given or Path(os.environ.get("IMAGESCOPE_CACHE", "image_db/responses.sqlite"))
+def _existing(path: Path | None) -> Path:
+    path = path or Path(os.environ.get("IMAGESCOPE_CACHE", "image_db/responses.sqlite"))
     if not path.is_file():
         raise UserError(f"no such cache: {path} (give its place with --cache)")
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from imagescope.errors import UserError
-from imagescope.terminal import Terminal, say
+from imagescope.terminal import Terminal, print_json, say
 
 data_app = typer.Typer(help="Look at a benchmark's annotations and images.")
 submission_app = typer.Typer(help="The evaluation servers' files.")
@@ -32,18 +31,17 @@ def data_check(
     from imagescope.benchmarks.check import check_all
     from imagescope.report.tables import print_check
 
-    found, absent = check_all(dataset, data_root, split, decode)
+    checks, absent = check_all(dataset, data_root, split, decode)
     if as_json:
-        counts = [
-            {"name": c.benchmark.name, "split": c.benchmark.split, **c.counts()} for c in found
-        ]
-        print(json.dumps(counts, indent=1))
+        print_json(
+            [{"name": c.benchmark.name, "split": c.benchmark.split, **c.counts()} for c in checks]
+        )
     else:
-        for checked in found:
+        for checked in checks:
             print_check(checked, console)
     if absent:
         raise UserError("\n".join(dict.fromkeys(absent)))  # each split may say the same
-    if not all(checked.ok for checked in found):
+    if not all(checked.ok for checked in checks):
         raise typer.Exit(1)
 
 
@@ -99,11 +97,11 @@ def score(
     from imagescope.report.tables import print_metrics
     from imagescope.runs.folder import to_json
 
-    found, findings = score_file(predictions, dataset, data_root, split)
+    metrics, findings = score_file(predictions, dataset, data_root, split)
     if as_json:
-        print(json.dumps(to_json(found), indent=1))
+        print_json(to_json(metrics))
     else:
-        print_metrics(found, f"{dataset} {split}, percent", console)
+        print_metrics(metrics, f"{dataset} {split}, percent", console)
     for finding in findings[:10]:
         print(f"imagescope: {finding}", file=sys.stderr)
     if len(findings) > 10:
@@ -124,7 +122,7 @@ def compare(
 
     tables = compare_runs(runs, all_quoted=all_quoted)
     if as_json:
-        print(json.dumps(to_plain(tables), indent=1))
+        print_json(to_plain(tables))
     else:
         for table in tables:
             print_comparison(table, console)

@@ -48,8 +48,8 @@ class RunCommand(TyperCommand):
             default = field.default if field and not field.is_required() else None
             if isinstance(default, tuple):
                 default = " ".join(default)
-            shown = DEFAULTS.get(str(parameter.name), default)
-            text += f"  [default: {shown}]" if shown not in (None, {}) else ""
+            default = DEFAULTS.get(str(parameter.name), default)
+            text += f"  [default: {default}]" if default not in (None, {}) else ""
             groups.setdefault(group, []).append((names, text))
         for title, records in groups.items():
             with formatter.section(title):

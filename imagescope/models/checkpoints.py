@@ -35,14 +35,19 @@ def locate(model: str) -> str:
 
     Raises UserError for a folder that is missing or half-downloaded; a hub id is not looked up.
     """
-    given = Path(model).expanduser()
-    for folder in (given, PACKAGE.parent / given):
+    path = Path(model).expanduser()
+    for folder in (path, PACKAGE.parent / path):
         if folder.is_dir():
             if lacks := problems(folder):
-                raise UserError(_incomplete(str(folder), lacks))
+                raise UserError(
+                    f"{folder}: the checkpoint is incomplete: {'; '.join(lacks)}. Download it "
+                    f"again (hf download OWNER/NAME --local-dir {folder}); the tiny ones come with "
+                    "the repository (git checkout -- data/tiny/models)."
+                )
             return str(folder)
     local = not HUB_ID.fullmatch(model) or model.split("/")[0] in (".", "..")
-    if local or (len(given.parts) > 1 and (given.parent.is_dir() or _inside(given.parent))):
+    parent = path.parent
+    if local or (len(path.parts) > 1 and (parent.is_dir() or (PACKAGE.parent / parent).is_dir())):
         raise UserError(
             f"no such checkpoint folder: {model} (looked from {Path.cwd()} and from "
             f"{PACKAGE.parent}). A hub checkpoint is named OWNER/NAME; the tiny ones are in "
@@ -62,10 +67,6 @@ def on_disk(source: str, revision: str | None = None) -> Path | None:
     return Path(config).parent if isinstance(config, str) else None
 
 
-def _inside(folder: Path) -> bool:
-    return (PACKAGE.parent / folder).is_dir()
-
-
 def fingerprint(model: str, revision: str | None = None) -> dict[str, str]:
     """What identifies a checkpoint's content, cheaply: no weights of a hub checkpoint are read.
 
@@ -76,7 +77,7 @@ def fingerprint(model: str, revision: str | None = None) -> dict[str, str]:
     if not Path(source).is_dir():
         return {"model": source, "revision": _snapshot(source, revision).name}
     folder, digest = Path(source), hashlib.sha256()
-    remembered, seen = _remembered(folder), {}
+    remembered, large = _remembered(folder), {}
     for path in _files(folder):
         name, stat = path.relative_to(folder).as_posix(), path.stat()
         stamp = [stat.st_size, stat.st_mtime_ns]
@@ -86,10 +87,10 @@ def fingerprint(model: str, revision: str | None = None) -> dict[str, str]:
             with path.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
         if stat.st_size > LARGE:
-            seen[name] = [*stamp, content]
+            large[name] = [*stamp, content]
         digest.update(f"{name}\0{content}\n".encode())
-    if seen and seen != remembered:
-        remember(_hash_file(folder), seen)
+    if large and large != remembered:
+        remember(_hash_file(folder), large)
     return {"sha256": digest.hexdigest()}
 
 
@@ -170,14 +171,6 @@ _PICKLED = (
     "; {} is a pickle, which can run code when it is opened, so it is not: take a revision that "
     "has safetensors, or convert it, https://huggingface.co/spaces/safetensors/convert"
 )
-
-
-def _incomplete(where: str, lacks: list[str]) -> str:
-    return (
-        f"{where}: the checkpoint is incomplete: {'; '.join(lacks)}. Download it again "
-        f"(hf download OWNER/NAME --local-dir {where}); the tiny ones come with the repository "
-        "(git checkout -- data/tiny/models)."
-    )
 
 
 def fetch(model: str, revision: str | None = None, trusted: bool = False) -> str:

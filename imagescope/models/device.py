@@ -38,9 +38,9 @@ def vllm_works() -> bool:
             return bool(answer["works"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    tried = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, check=False)
-    remember(memory, {"installed": installed, "works": tried.returncode == 0})
-    return tried.returncode == 0
+    probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, check=False)
+    remember(memory, {"installed": installed, "works": probe.returncode == 0})
+    return probe.returncode == 0
 
 
 def import_transformers() -> Any:
@@ -75,11 +75,11 @@ def visible_gpus() -> list[str]:
         present = ["0"]  # Windows' Linux
     if not present or not _gpu_build():
         return []
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
         return sorted(present, key=int)
-    named = [name.strip() for name in chosen.split(",") if name.strip()]
-    return named[: named.index("-1")] if "-1" in named else named
+    names = [name.strip() for name in visible.split(",") if name.strip()]
+    return names[: names.index("-1")] if "-1" in names else names
 
 
 def resolve_dtype(config: ModelConfig, on_gpu: bool | None = None) -> str:
@@ -100,8 +100,8 @@ def resolve_dtype(config: ModelConfig, on_gpu: bool | None = None) -> str:
 def chat_options(config: ModelConfig) -> dict[str, Any]:
     """The part of an identity that the chat template's options are: nothing where none are given,
     as identities had it before there were any."""
-    given = config.chat_template_options
-    return {"chat_template_options": given} if given else {}
+    options = config.chat_template_options
+    return {"chat_template_options": options} if options else {}
 
 
 def identity(kind: str, config: ModelConfig, on_gpu: bool | None = None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,11 @@ LABEL_TOP = 3  # row where the 20 rows begin that a label's ink is centred in
 @lru_cache(maxsize=1)
 def _font() -> Any:
     """DejaVu Sans where the system or matplotlib has it, else Pillow's own font."""
-    candidates = ["DejaVuSans.ttf"]
     spec = importlib.util.find_spec("matplotlib")
-    if spec and spec.origin:
-        fonts = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
-        candidates.append(str(fonts / "DejaVuSans.ttf"))
-    for name in candidates:
-        try:
+    beside = Path(spec.origin).parent if spec and spec.origin else Path()
+    for name in ("DejaVuSans.ttf", str(beside / "mpl-data/fonts/ttf/DejaVuSans.ttf")):
+        with suppress(OSError):
             return ImageFont.truetype(name, LABEL_SIZE)
-        except OSError:
-            continue
     return ImageFont.load_default(LABEL_SIZE)
 
 

@@ -17,7 +17,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePath
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -38,8 +37,8 @@ LATER: tuple[Any, ...] = (None, "", False, (), [], {})
 
 def cache_path(config: RunConfig) -> Path:
     """The file a run uses: --replay, else --cache, else IMAGESCOPE_CACHE, else in the image_db."""
-    chosen = config.replay or config.cache or os.environ.get("IMAGESCOPE_CACHE")
-    return Path(chosen) if chosen else config.image_db / "responses.sqlite"
+    path = config.replay or config.cache or os.environ.get("IMAGESCOPE_CACHE")
+    return Path(path) if path else config.image_db / "responses.sqlite"
 
 
 class Cache:
@@ -81,12 +80,7 @@ class Cache:
     def __enter__(self) -> Cache:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     # Who answers
@@ -101,11 +95,12 @@ class Cache:
         """The identity that a bundle has for what a configuration declares of a model. The engine
         may be left to the bundle (auto). Raises UserError where it has none."""
         identities: dict[str, dict[str, Any]] = {}
-        asked, others = _compared(declared), []
+        settings, others = _compared(declared), []
         engine = declared.get("engine", "auto")
         for name, stored, identity in self._identities():
             others.append(str(stored.get("model")))
-            same = _compared(stored) == asked and engine in ("auto", stored.get("engine", "auto"))
+            engines = ("auto", stored.get("engine", "auto"))
+            same = _compared(stored) == settings and engine in engines
             if same and (self.only is None or name in self.only):
                 identities[name] = identity
         if len(identities) != 1:
@@ -139,11 +134,11 @@ class Cache:
         """Stores all of them or none; returns key -> response as it will be read again. Errors are
         not kept, but known to be part of this run; what is no proper response becomes one."""
         entries = [replace(entry, response=checked(entry.response)) for entry in entries]
-        kept = [e for e in entries if not e.response.error]
-        self.insert("responses", [e.row() for e in kept])
+        answered = [e for e in entries if not e.response.error]
+        self.insert("responses", [e.row() for e in answered])
         if self._record:
             self.used.failed.update({e.key: e for e in entries if e.response.error})
-            self.used.responses.update(e.key for e in kept)
+            self.used.responses.update(e.key for e in answered)
         return {entry.key: entry.response for entry in entries}
 
     # Vectors

@@ -224,7 +224,7 @@ def _to_2(connection: sqlite3.Connection, path: Path) -> None:
             return digest([identity_id, parse_json(row[2])]), identity_id, *row[2:]
         return row
 
-    lost = 0
+    damages = 0
     for statement, (table, types) in zip(TABLES[2][1:], TYPES.items(), strict=True):
         connection.execute(f"ALTER TABLE {table} RENAME TO old")
         connection.execute(statement)
@@ -236,10 +236,10 @@ def _to_2(connection: sqlite3.Connection, path: Path) -> None:
                 values = with_checksum(*moved(table, row))
                 connection.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", values)
             except (ValueError, AttributeError, TypeError):
-                lost += 1
+                damages += 1
         connection.execute("DROP TABLE old")
-    if lost:
-        log.warning("%s: %d damaged rows are left out", path, lost)
+    if damages:
+        log.warning("%s: %d damaged rows are left out", path, damages)
 
 
 @contextmanager
