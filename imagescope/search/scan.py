@@ -120,7 +120,7 @@ class _Pass:
             self._above += above
             self.odd += odd
             hits.append(seen)
-            if sum(len(rows) for _, rows, _ in hits) >= 2 * self._best.numel():
+            if sum(len(rows) for _, rows, _ in hits) >= 3 * self._best.numel():
                 self._merge(hits)
                 hits = []
         self._merge(hits)
@@ -163,7 +163,7 @@ class _Pass:
         above = (scores > bars[:, None]).sum(1, dtype=torch.int32)
         lines, columns = ((places >= start) & (places < stop)).nonzero(as_tuple=True)
         rows = places[lines, columns] - start
-        equal = scores[:, columns] == goals[lines, columns]
+        equal = scores.index_select(1, columns) == goals[lines, columns]
         earlier = torch.arange(stop - start, device=scores.device)[:, None] < rows
         above[lines, columns] += (equal & earlier).sum(0, dtype=torch.int32)
         self._met[lines, columns] = scores[rows, columns]
