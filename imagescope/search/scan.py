@@ -120,7 +120,7 @@ class _Pass:
             self._above += above
             self.odd += odd
             hits.append(seen)
-            if sum(len(rows) for _, rows, _ in hits) >= 3 * self._best.numel():
+            if sum(len(rows) for _, rows, _ in hits) >= self._best.numel():
                 self._merge(hits)
                 hits = []
         self._merge(hits)

@@ -139,8 +139,8 @@ class _Product:
         self.mixture = [part for part in mixture if part[0]] or mixture[:1]
 
     @cached_property
-    def _padded(self) -> Tensor:
-        return padded(on_device(self.vectors), COLUMNS)
+    def _columns(self) -> Tensor:
+        return padded(on_device(self.vectors), COLUMNS).T.contiguous()
 
     def block(self, rows: Index, columns: Index) -> Tensor:
         import torch
@@ -152,7 +152,7 @@ class _Product:
         else:
             pairs = zip(weights, parts, strict=True)
             mixed = reduce(operator.add, (x if w == 1 else w * x for w, x in pairs))
-        scores = padded(mixed, ROWS) @ padded(self._padded[columns], COLUMNS).T
+        scores = padded(mixed, ROWS) @ padded(self._columns[:, columns].T, COLUMNS).T
         for view in views:
             forget(view)
         return scores[: len(mixed), : len(self.vectors[columns])]
