@@ -205,14 +205,35 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """What a method has to show: rows of (image name, note) under a title; a note may be ""."""
+    """What a method has to show: rows of (image name, note) under a title; a note may be "".
+
+    files: the names are paths below the image database, as of images that a model made.
+    """
 
     title: str
     rows: tuple[tuple[str, str], ...]
     stage: str = ""  # set by the run
+    files: bool = added(False)
 
 
-Finding = Synthesis | Verification | Evaluation | Texts | Images  # what explains a ranking
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What a method knows of candidates: a column for each question about them, or for each part of
+    a score, under a title.
+
+    rows: (image name, its cells); a cell is a number, yes or no, a word, or None for nothing.
+    expected: the answer to each column that speaks for a candidate, None for what is no question;
+        empty where no column is one.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[float | bool | str | None, ...]], ...]
+    expected: tuple[bool | None, ...] = ()
+    stage: str = ""  # set by the run
+
+
+Finding = Synthesis | Verification | Evaluation | Texts | Images | Table  # explains a ranking
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +248,7 @@ class Trace:
     evaluation: Evaluation | None = None
     texts: tuple[Texts, ...] = added(())
     images: tuple[Images, ...] = added(())
+    tables: tuple[Table, ...] = added(())
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,7 +152,8 @@ def report(
     out: Annotated[Path | None, Opt(help="Where a comparison of two goes.")] = None,
 ) -> None:
     """Write the page of a run, or of two side by side."""
-    from imagescope.report import write_comparison, write_report
+    from imagescope.report.build import write_report
+    from imagescope.report.compare import write_comparison
 
     match folders:
         case [run]:

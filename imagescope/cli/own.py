@@ -26,7 +26,9 @@ Opt = typer.Option
 Name = Annotated[str, typer.Argument(help="The index, by its name.")]
 Models = Annotated[str | None, Opt(help="A set of configs/models, or a file.")]
 Engine = Annotated[str | None, Opt(help="auto, transformers, vllm or openai.")]
-Stages = Annotated[str, Opt(help="s1, s1 s2, or s1 s2 s3.")]
+Method = Annotated[str, Opt(help="A name of `imagescope methods`.")]
+Option = Annotated[list[str] | None, Opt(metavar="NAME=VALUE", help="An option of it (repeat).")]
+Stages = Annotated[str | None, Opt(help="ImageScope's: s1, s1 s2, or s1 s2 s3.")]
 Top = Annotated[int, Opt(min=1, help="How many pictures are shown.")]
 Alone = Annotated[
     bool, Opt("--one-at-a-time", help="Each model has the GPU's memory alone, and is loaded anew.")
@@ -55,7 +57,9 @@ def search(
     name: Name,
     text: Annotated[str, typer.Argument(help="What to look for, or what is to be different.")],
     reference: Annotated[Path | None, Opt(help="A picture to start from.")] = None,
-    stages: Stages = "s1 s2 s3",
+    method: Method = "imagescope",
+    option: Option = None,
+    stages: Stages = None,
     top: Top = 10,
     as_json: Annotated[bool, Opt("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, Opt(help="Also write a page with thumbnails.")] = None,
@@ -64,22 +68,23 @@ def search(
 ) -> None:
     """Find pictures by a description, or by a picture and a change.
 
-    Where `imagescope serve` runs for the index it is asked, as its models are in memory; with
-    --models or --engine it is not.
+    Where `imagescope serve` runs for the index with the same method it is asked, as its models are
+    in memory; with --models or --engine it is not.
     """
+    from imagescope.config import parse_options
     from imagescope.own import show
     from imagescope.own.ask import ask
 
     _hush()
-    chosen = tuple(stages.replace(",", " ").split())
-    reply = None if models or engine else ask(name, text, reference, chosen, top)
-    if reply:
-        answer, folder = reply.answer, reply.folder
+    options = parse_options(option or [])
+    asked = None if models or engine else ask(name, text, reference, stages, top, method, options)
+    if asked:
+        answer, folder = asked.answer, asked.folder
     else:
         from imagescope.own.scope import ImageScope
 
-        with ImageScope.open(name, models, _engine(engine), resident=False) as scope:
-            answer, folder = scope.search(text, reference, chosen, top), scope.manifest.folder
+        with ImageScope.open(name, models, _engine(engine), False, method, options) as scope:
+            answer, folder = scope.search(text, reference, stages, top), scope.manifest.folder
     if as_json:
         print_json(show.as_json(answer))
     else:
@@ -93,19 +98,22 @@ def search(
 
 def chat(
     name: Name,
-    stages: Stages = "s1 s2 s3",
+    method: Method = "imagescope",
+    option: Option = None,
+    stages: Stages = None,
     top: Top = 5,
     models: Models = None,
     engine: Engine = None,
     alone: Alone = False,
 ) -> None:
     """Search by a dialogue: each line refines the last. /help says what else there is."""
+    from imagescope.config import parse_options
     from imagescope.own.conversation import Conversation
     from imagescope.own.scope import ImageScope
 
     _hush()
-    wanted = tuple(stages.replace(",", " ").split())
-    with ImageScope.open(name, models, _engine(engine), resident=not alone) as scope:
+    options = parse_options(option or [])
+    with ImageScope.open(name, models, _engine(engine), not alone, method, options) as scope:
         pictures = f"{len(scope)} pictures of {scope.manifest.folder}"
         console.print(f"{pictures}. Say what to look for; /help for more.", markup=False)
         conversation = Conversation()
@@ -115,7 +123,7 @@ def chat(
                     if not _command(line, conversation):
                         break
                 elif line:
-                    _say(scope, conversation, line, wanted, top)
+                    _say(scope, conversation, line, stages, top)
             except UserError as error:
                 console.print(str(error), markup=False)
 
@@ -124,12 +132,15 @@ def serve(
     name: Name,
     host: Annotated[str, Opt(help="The address that is listened on.")] = "127.0.0.1",
     port: Annotated[int, Opt(min=0, max=65535, help="The port; 0 takes a free one.")] = 7860,
+    method: Method = "imagescope",
+    option: Option = None,
     top: Annotated[int, Opt(min=1, max=48, help="How many pictures are shown.")] = 12,
     models: Models = None,
     engine: Engine = None,
     alone: Alone = False,
 ) -> None:
     """Open a page for searching in the browser, for this machine alone unless --host says other."""
+    from imagescope.config import parse_options
     from imagescope.own.web import serve as run
 
     _hush()
@@ -139,7 +150,8 @@ def serve(
             "their thumbnails; there is no password.",
             markup=False,
         )
-    run(name, host, port, top, models, _engine(engine), resident=not alone)
+    options = parse_options(option or [])
+    run(name, host, port, top, models, _engine(engine), not alone, method, options)
 
 
 def _hush() -> None:
@@ -201,15 +213,15 @@ def _read() -> str | None:
 
 
 def _say(
-    scope: ImageScope, conversation: Conversation, line: str, stages: tuple[str, ...], top: int
+    scope: ImageScope, conversation: Conversation, line: str, stages: str | None, top: int
 ) -> None:
     from imagescope.own import show
 
     answer: Answer | None = None
     for answer in conversation.say(scope, line, stages, top):
-        if console.is_terminal and answer.stage != stages[-1]:
+        if console.is_terminal and answer.upcoming:
             best = answer.results[0].name if answer.results else "nothing"
-            console.print(f"after {answer.stage}: {best}", style="dim", markup=False)
+            console.print(f"{answer.title}: {best}", style="dim", markup=False)
     if answer is not None:
         console.print(f"looking for: {answer.carried}", style="dim", markup=False)
         console.print(show.table(answer))

@@ -136,7 +136,7 @@ def run(config: RunConfig) -> None:
 
     result, log = run_pipeline(config), logging.getLogger("imagescope")
     try:
-        from imagescope.report import write_report
+        from imagescope.report.build import write_report
 
         kept = result.image_db / "thumbnails" if result.image_db else None
         page = write_report(result.folder, result.images, result.traces, kept)

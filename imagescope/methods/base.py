@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -18,7 +18,7 @@ from imagescope.config import Reading, RunConfig, Side, explain
 from imagescope.engines.role import Role
 from imagescope.errors import UserError
 from imagescope.methods.prompts import PromptKind, Prompts
-from imagescope.records import Finding, Gallery, Item, Query, Ranking
+from imagescope.records import Finding, Gallery, Images, Item, Query, Ranking, Table, Texts
 from imagescope.registry import METHODS, did_you_mean
 from imagescope.search.score import Score
 
@@ -34,7 +34,7 @@ class Stage:
 
     id: its key in metrics.json and traces.  title: for tables and pages.  action: the last word of
     its submission file's name.  steps: the labels of what it does, in order.  findings: the kinds
-    that explain its ranking (fields of records.Trace); Texts and Images need not be named.
+    that explain its ranking (fields of records.Trace); those of LISTS need not be named.
     """
 
     id: str
@@ -49,7 +49,7 @@ class Outcome:
     """What a stage came to, query by query, in the order of the queries.
 
     findings: kind -> what explains the ranking, None where there is nothing to say of a query.
-    Texts and Images may have any key.
+    Texts, Images and Table may have any key.
     score: what the gallery was ranked by, so that another method can stand on it (None: by the
     ranking before).
     """
@@ -108,13 +108,27 @@ class Context(Protocol):
         """The best `keep` images of each query, and its targets' exact ranks."""
 
 
-class Method(Protocol):
-    """See the module. Class attributes describe it; an instance has its options. A method derives
-    from this class for the defaults.
+LISTS: Mapping[type, str] = {Texts: "texts", Images: "images", Table: "tables"}  # in a Trace
 
-    roles: in the order that loads each model once.  prompts: kind -> what its file must hold.
-    typical: step -> an answer as models give it, which `plan` goes on with.  needs_reference: its
-    queries must have one.
+
+def add_findings(trace: dict[str, Any], stage: str, findings: Mapping[str, Finding | None]) -> None:
+    """Adds a stage's findings about a query to the fields of its Trace."""
+    for kind, finding in findings.items():
+        if isinstance(finding, (Texts, Images, Table)):
+            several = LISTS[type(finding)]
+            trace[several] = (*trace.get(several, ()), replace(finding, stage=stage))
+        elif finding is not None:
+            trace[kind] = finding
+
+
+class Method(Protocol):
+    """See the module. Class attributes describe it; an instance has its options, and may narrow
+    what depends on them. A method derives from this class for the defaults.
+
+    stages: those that run, in order.  roles: in the order that loads each model once.  prompts:
+    kind -> what its file must hold.  typical: step -> an answer as models give it, which `plan`
+    goes on with.  needs_reference: its queries must have one.  dialogues: a round refines the
+    description of the one before.
     """
 
     name: ClassVar[str]
@@ -122,19 +136,16 @@ class Method(Protocol):
     paper: ClassVar[str] = ""
     label: ClassVar[Label] = "control"
     Options: ClassVar[type[Options]] = Options
-    stages: ClassVar[tuple[Stage, ...]]
-    roles: ClassVar[tuple[str, ...]] = ()
-    prompts: ClassVar[Mapping[str, PromptKind]] = {}
-    typical: ClassVar[Mapping[str, str]] = {}
-    needs_reference: ClassVar[bool] = False
+    stages: tuple[Stage, ...]
+    roles: tuple[str, ...] = ()
+    prompts: Mapping[str, PromptKind] = {}
+    typical: Mapping[str, str] = {}
+    needs_reference: bool = False
+    dialogues: bool = False
     options: Any
 
     def __init__(self, options: Any) -> None:
         self.options = options
-
-    def needed_roles(self) -> tuple[str, ...]:
-        """Those of the roles that it asks with its options."""
-        return self.roles
 
     def run(self, queries: Sequence[Query], context: Context) -> Iterator[Outcome]:
         """An outcome a stage, in order, each for all queries."""

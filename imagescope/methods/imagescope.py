@@ -47,7 +47,7 @@ class ImageScope(Method):
     paper = "arXiv 2503.10166"
     label = "faithful"
     Options = ImageScopeOptions
-    stages = (
+    stages: tuple[Stage, ...] = (
         Stage(
             "stage1", "Semantic synthesis", "retrieve", ("synthesis", "retrieval"), ("synthesis",)
         ),
@@ -60,7 +60,7 @@ class ImageScope(Method):
         ),
         Stage("stage3", "Pairwise evaluation", "eval", ("evaluation",), ("evaluation",)),
     )
-    roles = ("captioner", "reasoner", "verifier", "evaluator")
+    roles: tuple[str, ...] = ("captioner", "reasoner", "verifier", "evaluator")
     prompts = KINDS
     typical = {
         "synthesis": '{"step1": [["Modification", "make the dog black"]], '
@@ -71,8 +71,12 @@ class ImageScope(Method):
         "evaluation": "ANSWER: No",
     }
 
-    def needed_roles(self) -> tuple[str, ...]:
-        return self.roles[: 1 + len(self.options.stages)]  # stage 1 asks two, the others one each
+    dialogues = True
+
+    def __init__(self, options: ImageScopeOptions):
+        super().__init__(options)
+        self.stages = type(self).stages[: len(options.stages)]
+        self.roles = type(self).roles[: 1 + len(options.stages)]  # stage 1 asks two, the others one
 
     def run(self, queries: Sequence[Query], context: Context) -> Iterator[Outcome]:
         options, prompts, reading = self.options, context.prompts, context.reading
@@ -80,7 +84,7 @@ class ImageScope(Method):
         with context.role("reasoner") as reasoner:
             syntheses = synthesise(queries, captions, reasoner, prompts, reading)
             # stage 2's questions as well, where to ask them later would load the reasoner again
-            early = "s2" in options.stages and not context.resident
+            early = len(self.stages) > 1 and not context.resident
             if early:
                 syntheses = ask_questions(queries, syntheses, reasoner, prompts, reading)
         texts = context.means([s.descriptions for s in syntheses])
@@ -88,7 +92,7 @@ class ImageScope(Method):
         score = (1 - options.tau) * images + options.tau * captioned
         rankings = context.search(queries, score)
         yield Outcome("stage1", rankings, [{"synthesis": s} for s in syntheses], score)
-        if "s2" not in options.stages:
+        if len(self.stages) == 1:
             return
 
         if not early:
@@ -100,7 +104,7 @@ class ImageScope(Method):
             )
         both = zip(syntheses, verifications, strict=True)
         yield Outcome("stage2", rankings, [{"synthesis": s, "verification": v} for s, v in both])
-        if "s3" not in options.stages:
+        if len(self.stages) == 2:
             return
 
         with context.role("evaluator") as evaluator:

@@ -12,12 +12,12 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -37,12 +37,15 @@ LONGEST = 600  # seconds until an answer: others may be before us
 
 
 class Serving(BaseModel):
-    """serving.json. index: what tells that index.json has not changed since it was opened."""
+    """serving.json. index: what tells that index.json has not changed since it was opened.  method,
+    options: as `serve` was given them."""
 
     pid: int
     port: int
     token: str
     index: tuple[int, int]
+    method: str
+    options: dict[str, Any]
 
 
 class Question(BaseModel):
@@ -51,7 +54,7 @@ class Question(BaseModel):
     text: str
     reference: str | None
     file: str | None
-    stages: tuple[str, ...]
+    stages: str | tuple[str, ...] | None
     top: int
 
 
@@ -63,21 +66,28 @@ class Reply(BaseModel):
 
 
 def ask(
-    name: str, text: str, reference: Path | None, stages: Sequence[str], top: int
+    name: str,
+    text: str,
+    reference: Path | None,
+    stages: str | Sequence[str] | None,
+    top: int,
+    method: str = "imagescope",
+    options: Mapping[str, Any] | None = None,
 ) -> Reply | None:
     """What a running `serve` of this index answers; None where none runs, or none of the index as
-    it is now. Raises UserError for a question that it refuses."""
+    it is now, or one of another method. Raises UserError for a question that it refuses."""
     try:
         serving = Serving.model_validate_json((library.place(name) / "serving.json").read_bytes())
     except (OSError, ValidationError):
         return None
-    if serving.index != state(name) or not running(serving.pid):
+    same = (serving.index, serving.method, serving.options) == (state(name), method, options or {})
+    if not same or not running(serving.pid):
         return None
     question = Question(
         text=text,
         reference=str(reference) if reference else None,
         file=str(reference.expanduser().resolve()) if reference else None,
-        stages=tuple(stages),
+        stages=stages if isinstance(stages, str) or stages is None else tuple(stages),
         top=top,
     )
     connection = http.client.HTTPConnection(HERE, serving.port, timeout=LONGEST)
@@ -137,7 +147,15 @@ def answering(desk: Desk, index: tuple[int, int]) -> Iterator[None]:
 
     path = library.place(name) / "serving.json"
     with ThreadingHTTPServer((HERE, 0), Handler) as server:
-        serving = Serving(pid=os.getpid(), port=server.server_port, token=token, index=index)
+        config = desk.scope.config
+        serving = Serving(
+            pid=os.getpid(),
+            port=server.server_port,
+            token=token,
+            index=index,
+            method=config.method,
+            options=config.options,
+        )
         thread = Thread(target=server.serve_forever, name="ask", daemon=True)
         thread.start()
         try:

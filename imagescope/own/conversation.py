@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagescope.errors import UserError
-from imagescope.methods.imagescope import STAGES
 from imagescope.own.answers import Answer, Result
 from imagescope.own.scope import ImageScope
 
@@ -28,7 +27,7 @@ class Conversation:
         self,
         scope: ImageScope,
         text: str,
-        stages: Sequence[str] = STAGES,
+        stages: str | Sequence[str] | None = None,
         top: int = 10,
         glance: bool = False,
     ) -> Iterator[Answer]:

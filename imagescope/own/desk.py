@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from markupsafe import escape
 
-from imagescope.methods.imagescope import STAGES
 from imagescope.own.answers import Answer
 from imagescope.own.conversation import Conversation
 from imagescope.own.scope import ImageScope
@@ -52,7 +51,7 @@ class Desk:
         """An answer after each stage; between two of them others have their turn. Ends where the
         visitor says something else meanwhile, before it costs anything more."""
         turn = session.turn
-        steps = session.conversation.say(self.scope, text, STAGES, top, glance=True)
+        steps = session.conversation.say(self.scope, text, top=top, glance=True)
 
         def step() -> Answer | None:
             return next(steps, None) if session.turn == turn else None
@@ -60,7 +59,9 @@ class Desk:
         while (answer := self._do(step)) is not None:
             yield answer
 
-    def search(self, text: str, reference: str | None, stages: Sequence[str], top: int) -> Answer:
+    def search(
+        self, text: str, reference: str | None, stages: str | Sequence[str] | None, top: int
+    ) -> Answer:
         """A search outside of any conversation; between two stages others have their turn."""
         steps = self.scope.stages(text, reference, stages, top)
         answer: Answer = self._do(next, steps)
@@ -79,6 +80,7 @@ class Desk:
 
 def _warm(scope: ImageScope) -> None:
     try:  # words never asked before: known answers come from the cache and load nothing
-        scope.search(f"warming up {time.time_ns()}", top=1)
+        reference = scope.names[0] if scope.method.needs_reference else None
+        scope.search(f"warming up {time.time_ns()}", reference, top=1)
     except Exception as error:
         log.warning("warming up: %s", error)

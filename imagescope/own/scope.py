@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,14 +26,14 @@ from imagescope.engines import is_remote
 from imagescope.engines.base import Picture, Request
 from imagescope.errors import UserError
 from imagescope.gallery.vectors import GalleryVectors
-from imagescope.methods.base import Method, open_method
-from imagescope.methods.imagescope import STAGES
-from imagescope.methods.prompts import Prompts, load_prompts
+from imagescope.methods.base import Method, add_findings, open_method
+from imagescope.methods.prompts import CAPTION, Prompts, load_prompts
 from imagescope.own import library
-from imagescope.own.answers import Answer, Explanation, Result, State
+from imagescope.own.answers import Answer, Explanation, Result
 from imagescope.own.context import IndexContext
 from imagescope.own.folder import sha256
-from imagescope.records import Query, Synthesis
+from imagescope.records import Query, Ranking, Synthesis, Trace
+from imagescope.report.findings import Line, lines, notes, stored_file
 
 SHARE = 0.9  # of a GPU's memory, for all roles together
 
@@ -62,8 +62,10 @@ class ImageScope:
         rows = library.read_vectors(name, manifest)
         width, ok = rows.shape[1] // 2, np.ones(len(rows), bool)
         vectors = GalleryVectors(self.names, rows[:, :width], rows[:, width:], ok)
-        self._prompts = load_prompts(self.config.prompts, "folder")
-        self._talk = self._dialogue_prompts()
+        self.method = open_method(config)
+        kinds, kind = self.method.prompts, self.method.name
+        self._prompts = load_prompts(config.prompts, "folder", kinds, kind)
+        self._talk = self._dialogue_prompts() if self.method.dialogues else self._prompts
         captions = {n: entry.caption for n, entry in manifest.pictures.items()}
         with ExitStack() as stack:
             path = library.writable_cache(cache_path(config))
@@ -81,7 +83,8 @@ class ImageScope:
         own = config_path(self.config.prompts, "prompts")
         names = [spec.name for spec in specs() if spec.dialogue]
         name = next((name for name in names if (own / name).is_dir()), None)
-        return load_prompts(str(own), name) if name else load_prompts("dialogue", names[0])
+        place = (str(own), name) if name else ("dialogue", names[0])
+        return load_prompts(*place, self.method.prompts, self.method.name)
 
     @classmethod
     def open(
@@ -90,35 +93,43 @@ class ImageScope:
         models: str | None = None,
         engine: EngineName | None = None,
         resident: bool = True,
+        method: str = "imagescope",
+        options: Mapping[str, Any] | None = None,
     ) -> ImageScope:
         """Opens an index by its name.
 
         models: another set than the index was made with; its encoder must be the same.
         resident: models stay until `close`, together in one GPU's memory (each engine gets its
             share of it); else each has the GPU to itself while it is asked.
-        Raises UserError for an index that is not there, or was made with another encoder.
+        method, options: what is searched with, any of `imagescope methods`.
+        Raises UserError for an index that is not there, or was made with another encoder, and for
+        an unknown method or option.
         """
         manifest = library.read_manifest(name)
         chosen = library.portable(load_models(models), "general")[0] if models else manifest.models
         chosen = _impatient(chosen)
         if resident:
             chosen = share_memory(chosen)
-        return cls(name, manifest, library.settings(manifest, chosen, engine), resident)
+        config = library.settings(manifest, chosen, engine)
+        config = config.model_copy(update={"method": method, "options": dict(options or {})})
+        return cls(name, manifest, config, resident)
 
     def search(
         self,
         text: str,
         reference: str | Path | None = None,
-        stages: Sequence[str] = STAGES,
+        stages: str | Sequence[str] | None = None,
         top: int = 10,
         previous: str | None = None,
     ) -> Answer:
-        """The `top` best pictures after the last of `stages`, best first.
+        """The `top` best pictures after the last stage, best first.
 
         text: a description; with a reference what is to be different from it.
         reference: any picture, in the index or not (a name of the index, or a file's path).
+        stages: the method's option of this name, for this search: s1, s1 s2, or s1 s2 s3.
         previous: a description that the text refines (`Answer.carried` of the answer before).
-        Raises UserError for an empty text, stages out of order, and an unreadable reference.
+        Raises UserError for an empty text, stages out of order, an unreadable reference, and none
+        where the method starts from one.
         """
         *_, last = self.stages(text, reference, stages, top, previous)
         return last
@@ -127,7 +138,7 @@ class ImageScope:
         self,
         text: str,
         reference: str | Path | None = None,
-        stages: Sequence[str] = STAGES,
+        stages: str | Sequence[str] | None = None,
         top: int = 10,
         previous: str | None = None,
         glance: bool = False,
@@ -140,32 +151,36 @@ class ImageScope:
         start = time.monotonic()
         if not text.strip():
             raise UserError("say what to look for: the text is empty")
-        if not stages or tuple(stages) != STAGES[: len(stages)]:
-            raise UserError("stages build on each other: s1, or s1 s2, or s1 s2 s3")
         if top < 1:
             raise UserError("--top: at least 1")
+        method = self.method
+        if stages is not None:
+            method = self._method(method.name, **self.config.options, stages=stages)
+        if method.needs_reference and not reference:
+            raise UserError(
+                f"{method.name} starts from a reference picture, and there is none: give one "
+                "(search: --reference; chat: /like; the page: take a result, or drop a picture)"
+            )
         path = self._file(reference) if reference else None
-        name = str(path) if path else None
-        before = [Query("own", previous, verbatim=True)] if previous and not path else []
-        query = Query(
+        previous = previous if not path else None
+        words = f"{previous}, {text.strip()}" if previous else text.strip()
+        plain = Query(
             "own",
-            text.strip(),
-            turn=len(before),
-            reference=name,
+            words,
+            reference=str(path) if path else None,
             exclude=tuple(self._copies(path)) if path else (),
         )
-        method = self._method("imagescope", stages=tuple(stages))
-        keep = max(top, method.options.top_k)
-        context = self._context.about(path, self._talk if before else self._prompts, keep)
-        if glance:
-            words = replace(
-                query, instruction=f"{previous}, {text}" if before else query.instruction
-            )
+        queries, prompts = [plain], self._prompts
+        if previous and method.dialogues:
+            queries = [Query("own", previous, verbatim=True), Query("own", text.strip(), turn=1)]
+            prompts = self._talk
+        context = self._context.about(path, prompts, max(top, getattr(method.options, "top_k", 0)))
+        if glance and method.roles:
             look = self._method("image+text" if path else "text-only")
-            for state in _states(look, [words], path, context):
-                yield self._answer(state, "s0", top, start)
-        for state in _states(method, [*before, query], path, context):
-            yield self._answer(state, state.stage, top, start)
+            for trace in _traces(look, [plain], context):
+                yield self._answer(trace, method, 0, top, start)
+        for number, trace in enumerate(_traces(method, queries, context), 1):
+            yield self._answer(trace, method, number, top, start)
 
     def _method(self, name: str, **options: Any) -> Method:
         return open_method(self.config.model_copy(update={"method": name, "options": options}))
@@ -195,7 +210,8 @@ class ImageScope:
             return self.manifest.pictures[name].caption
         from imagescope.gallery.database import LONGEST
 
-        request = Request(self._prompts["caption"], (Picture(str(path)),), max_tokens=LONGEST)
+        prompts = load_prompts(self.config.prompts, "folder", {"caption": CAPTION})
+        request = Request(prompts["caption"], (Picture(str(path)),), max_tokens=LONGEST)
         with self._context.role("captioner") as captioner:
             (response,) = captioner.ask([request], "reference", ["the reference"])
         if response.error:
@@ -229,37 +245,63 @@ class ImageScope:
         content = self.manifest.pictures[name].sha256 if name else sha256(path)
         return {n for n, entry in self.manifest.pictures.items() if entry.sha256 == content}
 
-    def _answer(self, state: State, stage: str, top: int, start: float) -> Answer:
-        first = {name: rank for rank, name in enumerate(state.scores, 1)}
+    def _answer(self, trace: Trace, method: Method, number: int, top: int, start: float) -> Answer:
+        """number: of the stage, from 1; 0 is the first look."""
+        titles = ["A first look", *(stage.title for stage in method.stages), ""]
+        ran = [stage for stage in method.stages if stage.id in trace.rankings]
+        *_, last = trace.rankings.values()
+        ranks, scores = _first_ranks(trace), _scores(trace)
         results = []
-        for rank, name in enumerate(state.ranking.names[:top], 1):
+        for rank, name in enumerate(last.names[:top], 1):
             entry = self.manifest.pictures[name]
-            accepted, words = state.judgement(name)
-            explanation = Explanation(
-                entry.caption, first[name], state.checks(name), accepted, words
-            )
-            small = library.thumbnail(self.name, entry)
-            results.append(
-                Result(rank, name, self.files[name], small, state.scores[name], explanation)
-            )
-        seconds = time.monotonic() - start
-        text, reference = state.query.instruction, state.reference
-        return Answer(text, reference, stage, tuple(results), state.synthesis, seconds)
+            said, brief = notes(trace, ran, name)
+            why = Explanation(entry.caption, ranks.get(name), tuple(said), tuple(brief))
+            small, score = library.thumbnail(self.name, entry), scores.get(name, math.nan)
+            results.append(Result(rank, name, self.files[name], small, score, why))
+        reference = trace.query.reference
+        return Answer(
+            text=trace.query.instruction,
+            reference=Path(reference) if reference else None,
+            method=method.name,
+            stage=f"s{number}",
+            title=titles[number],
+            upcoming=titles[number + 1],
+            results=tuple(results),
+            synthesis=trace.synthesis,
+            lines=tuple((line, self._picture(line)) for line in lines(trace, ran)),
+            seconds=time.monotonic() - start,
+        )
+
+    def _picture(self, line: Line) -> Path | None:
+        """The file of a line's image, or its thumbnail; None where there is none."""
+        if line.file:
+            return stored_file(line.image, [self.config.image_db])
+        entry = self.manifest.pictures.get(line.image)
+        return library.thumbnail(self.name, entry) if entry else None
 
 
-def _states(
-    method: Method, queries: Sequence[Query], path: Path | None, context: IndexContext
-) -> Iterator[State]:
-    """What a method's stages make of the last query."""
-    state: State | None = None
+def _traces(method: Method, queries: Sequence[Query], context: IndexContext) -> Iterator[Trace]:
+    """What a method makes of the last query, after each of its stages."""
+    fields: dict[str, Any] = {"synthesis": Synthesis("", (), ())}
+    rankings: dict[str, Ranking] = {}
     for outcome in method.run(queries, context):
-        ranking, findings = outcome.rankings[-1], outcome.findings[-1]
-        if state is None:
-            scores = dict(zip(ranking.names, ranking.scores, strict=True))
-            state = State("", queries[-1], path, Synthesis("", (), ()), ranking, scores)
-        explained: dict[str, Any] = {kind: f for kind, f in findings.items() if f is not None}
-        state = replace(state, stage=f"s{outcome.stage[-1]}", ranking=ranking, **explained)
-        yield state
+        rankings[outcome.stage] = outcome.rankings[-1]
+        add_findings(fields, outcome.stage, outcome.findings[-1])
+        yield Trace(queries[-1], rankings=dict(rankings), **fields)
+
+
+def _first_ranks(trace: Trace) -> dict[str, int]:
+    """The first stage's ranking: name -> rank, from 1."""
+    first = next(iter(trace.rankings.values()))
+    return {name: rank for rank, name in enumerate(first.names, 1)}
+
+
+def _scores(trace: Trace) -> dict[str, float]:
+    """name -> the score of the last stage that gave it one."""
+    scores: dict[str, float] = {}
+    for ranking in trace.rankings.values():
+        scores |= zip(ranking.names, ranking.scores, strict=False)  # a new order has no scores
+    return scores
 
 
 def _impatient(models: ModelSet) -> ModelSet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import math
 from dataclasses import asdict
 from functools import lru_cache
@@ -13,15 +14,15 @@ from jinja2 import Environment, FileSystemLoader
 from rich.table import Table
 from rich.text import Text
 
-from imagescope.own.answers import Answer, Check, Explanation, Result
-from imagescope.records import UNJUDGED
+from imagescope.own.answers import Answer, Result
+from imagescope.own.library import THUMBNAIL
 from imagescope.terminal import printable
 
 HERE = Path(__file__).parent
 
 
 def table(answer: Answer) -> Table:
-    """Rank, path below the folder, similarity and why, for a terminal."""
+    """Rank, path below the folder, score and why, for a terminal."""
     grid = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     grid.add_column("#", justify="right")
     grid.add_column("picture", overflow="fold", min_width=12)
@@ -29,39 +30,25 @@ def table(answer: Answer) -> Table:
     grid.add_column("why", overflow="fold")
     for result in answer:
         path, why = Text(printable(result.name)), Text(printable(verdict(result)))
-        grid.add_row(str(result.rank), path, f"{result.score:.3f}", why)
+        grid.add_row(str(result.rank), path, score(result), why)
     return grid
 
 
+def score(result: Result) -> str:
+    return "–" if math.isnan(result.score) else f"{result.score:.3f}"
+
+
 def verdict(result: Result) -> str:
-    """In one line: how many questions were passed, which were not, what the evaluator decided."""
-    why = result.explanation
-    parts = []
-    if why.checks:
-        parts.append(f"{why.passed} of {len(why.checks)} questions passed")
-        parts += [f"not: {statement(c)}" for c in why.checks if not c.passed]
-    if outcome := decision(why):
-        parts.append(outcome)
-    if why.first_rank != result.rank:
-        parts.append(f"was {why.first_rank}")
-    return "; ".join(parts) or "by similarity"
+    """In one line: how many questions were passed, which were not, what else was said of it."""
+    return "; ".join([*result.explanation.brief, *moved(result)]) or "by similarity"
 
 
-def decision(why: Explanation) -> str:
-    """What the evaluator decided; "" where it was not asked."""
-    if why.accepted is None:
-        if not why.words:
-            return ""
-        return "not judged" if why.words.startswith(UNJUDGED) else "not understood"
-    return "accepted by the evaluator" if why.accepted else "not accepted"
-
-
-def statement(check: Check) -> str:
-    """A question with the answer it got, and the one it should have had if that is another."""
-    nothing = "not understood" if check.unread else "no answer"
-    got = {True: "yes", False: "no", None: nothing}[check.answer]
-    instead = "" if check.passed else f", wanted {'yes' if check.expected else 'no'}"
-    return f"{check.question} {got}{instead}"
+def moved(result: Result) -> list[str]:
+    """Where the first stage had it, if that is elsewhere."""
+    first = result.explanation.first_rank
+    if first == result.rank:
+        return []
+    return [f"was {first}"] if first else ["was not among the best"]
 
 
 def explain(result: Result) -> list[str]:
@@ -70,41 +57,35 @@ def explain(result: Result) -> list[str]:
     lines = [
         f"{result.rank}. {result.path}",
         f"   caption: {why.caption}",
-        f"   stage 1: rank {why.first_rank}, similarity {result.score:.3f}",
+        f"   score {score(result)}" + "".join(f", {where}" for where in moved(result)),
     ]
-    for check in why.checks:
-        sure = "" if math.isnan(check.yes) else f" (P(yes) {check.yes:.2f})"
-        lines.append(f"   {'passed' if check.passed else 'failed'}: {statement(check)}{sure}")
-    if not why.checks:
-        lines.append("   stage 2: no question was put to it")
-    if outcome := decision(why):
-        lines.append(f"   stage 3: {outcome}: {why.words.strip()}")
+    marks = {True: "passed: ", False: "failed: ", None: ""}
+    for note in why.notes:
+        sure = "" if note.probability is None else f" (P(yes) {note.probability:.2f})"
+        words = f": {note.words}" if note.words else ""
+        lines.append(f"   {marks[note.passed]}{note.text}{sure}{words}")
+    if not why.notes:
+        lines.append("   ranked by its score alone")
     return [printable(line) for line in lines]
 
 
 def understanding(answer: Answer) -> list[str]:
-    """What the query was taken to mean: edits, descriptions, how parsing coped."""
-    synthesis = answer.synthesis
-    lines = [f"{edit.type}: {edit.text}" for edit in synthesis.edits]
-    lines += [f"looking for: {text}" for text in synthesis.descriptions]
-    for part, how in (("edits", synthesis.parse), ("questions", synthesis.questions_parse)):
-        if how.startswith("fallback"):
-            lines.append(f"{part}: {how}")
-    return lines
+    """What the query was taken to mean, line by line, for a terminal."""
+    return [printable(str(line)) for line, _ in answer.lines]
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
     """An answer as plain values; NaN becomes null."""
-    synthesis = answer.synthesis
     return {
         "text": answer.text,
         "reference": str(answer.reference) if answer.reference else None,
+        "method": answer.method,
         "stage": answer.stage,
+        "title": answer.title,
         "seconds": round(answer.seconds, 3),
-        "edits": [[edit.type, edit.text] for edit in synthesis.edits],
-        "descriptions": list(synthesis.descriptions),
-        "parse": synthesis.parse,
-        "questions_parse": synthesis.questions_parse,
+        "descriptions": list(answer.synthesis.descriptions),
+        "parse": answer.synthesis.parse,
+        "findings": [asdict(line) for line, _ in answer.lines],
         "results": [_result(result) for result in answer],
     }
 
@@ -115,34 +96,27 @@ def _result(result: Result) -> dict[str, Any]:
         "rank": result.rank,
         "path": str(result.path),
         "name": result.name,
-        "score": round(result.score, 6),
+        "score": None if math.isnan(result.score) else round(result.score, 6),
         "caption": why.caption,
         "first_rank": why.first_rank,
-        "questions": [
-            asdict(check)
-            | {
-                "yes": None if math.isnan(check.yes) else round(check.yes, 4),
-                "passed": check.passed,
-                "unread": check.unread,
-            }
-            for check in why.checks
-        ],
-        "accepted": why.accepted,
-        "words": why.words,
+        "notes": [asdict(note) for note in why.notes],
     }
 
 
 def page(answer: Answer, index: str) -> str:
     """One HTML file: thumbnails inside, all text escaped, nothing fetched from anywhere."""
-    html: str = _template("page.html.jinja").render(
-        answer=answer, index=index, css=css(), understanding=understanding(answer)
-    )
+    html: str = _template("page.html.jinja").render(answer=answer, index=index, css=css())
     return html
 
 
 def card(result: Result) -> str:
     """One result as escaped HTML, without the place of the folder."""
     return str(_template("card.html.jinja").module.card(result, False))
+
+
+def meaning(answer: Answer) -> str:
+    """What the query was taken to mean, as escaped HTML."""
+    return str(_template("card.html.jinja").module.meaning(answer))
 
 
 def css() -> str:
@@ -153,8 +127,7 @@ def css() -> str:
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
-    functions = {"statement": statement, "verdict": verdict, "decision": decision}
-    environment.globals |= {**functions, "picture": data_uri}
+    environment.globals |= {"score": score, "moved": moved, "picture": data_uri}
     return environment
 
 
@@ -162,9 +135,20 @@ def _template(name: str) -> Any:
     return _environment().get_template(name)
 
 
-def data_uri(path: Path) -> str:
-    """A thumbnail as a data: address; empty where it is gone."""
-    try:
-        return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
-    except OSError:
+def data_uri(path: Path | None, shrink: bool = False) -> str:
+    """A thumbnail as a data: address; empty where it is gone. shrink: it is a picture of any size,
+    of which a thumbnail is made."""
+    from imagescope.models.decoding import UnreadableImage, thumbnail
+
+    if path is None:
         return ""
+    try:
+        if shrink:
+            buffer = io.BytesIO()
+            thumbnail(path, THUMBNAIL).save(buffer, "JPEG", quality=85)
+            content = buffer.getvalue()
+        else:
+            content = path.read_bytes()
+    except (OSError, UnreadableImage):
+        return ""
+    return "data:image/jpeg;base64," + base64.b64encode(content).decode()

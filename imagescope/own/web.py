@@ -13,7 +13,7 @@ import os
 import re
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -37,12 +37,6 @@ CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 DECODING = 2  # uploads decoded at a time: each may take a gigabyte for a moment
 USERS = 16  # searches under way at a time; more wait in the queue
 LONGEST = 2000  # characters of a line
-DOING = {
-    "s0": "A first look; working out what is meant",
-    "s1": "Ranked by what is meant; checking the best",
-    "s2": "Checked; comparing the very best",
-    "s3": "Done",
-}
 HINT = "Describe a picture. Then refine it, or take a result and say what is to be different."
 
 
@@ -97,10 +91,10 @@ def build(desk: Desk, top: int) -> Any:
 
         def results(answer: Answer | None, words: str) -> dict[Any, Any]:
             best: list[Result | None] = [*(answer or ()), *[None] * top][:top]
-            points = show.understanding(answer) if answer is not None else []
-            listed = "".join(f"<li>{escape(text)}</li>" for text in points)
-            summary = "<summary>How this was understood</summary>"
-            details = f"<details>{summary}<ul>{listed}</ul></details>" if points else ""
+            details = ""
+            if answer is not None and answer.lines:
+                summary = "<summary>How this was understood</summary>"
+                details = f"<details>{summary}{show.meaning(answer)}</details>"
             values: dict[Any, Any] = {status: _status(words), meant: details}
             for column, card, result in zip(columns, cards, best, strict=True):
                 values[column] = gr.Column(visible=result is not None)
@@ -129,8 +123,7 @@ def build(desk: Desk, top: int) -> Any:
                 for answer in desk.answers(now, text, top):
                     if conversation.restarts != restarts:
                         return
-                    done = f"{DOING[answer.stage]} · {answer.seconds:.1f} s"
-                    yield talk | results(answer, done)
+                    yield talk | results(answer, _progress(answer))
             except UserError as error:
                 if conversation.restarts == restarts:
                     log.info("page: %s", error)
@@ -190,6 +183,11 @@ def _slot(gr: Any, rank: int) -> tuple[Any, Any, Any]:
         card = gr.HTML()
         button = gr.Button("More like this", size="sm", elem_id=f"like-{rank}")
     return column, card, button
+
+
+def _progress(answer: Answer) -> str:
+    doing = f"{answer.title}; {answer.upcoming.lower()} under way" if answer.upcoming else "Done"
+    return f"{doing} · {answer.seconds:.1f} s"
 
 
 def _status(words: str) -> str:
@@ -265,13 +263,15 @@ def serve(
     models: str | None,
     engine: EngineName | None,
     resident: bool,
+    method: str = "imagescope",
+    options: Mapping[str, Any] | None = None,
 ) -> None:
-    """Serves an index' page until interrupted. Raises UserError where the port is taken, gradio is
-    not installed, or the index cannot be opened."""
+    """Serves an index' page until interrupted; for the others see ImageScope.open. Raises UserError
+    where the port is taken, gradio is not installed, or the index cannot be opened."""
     if not find_spec("gradio"):
         raise UserError("the page needs gradio: pip install 'imagescope[serve]'")
     opened = state(name)
-    desk = Desk(lambda: ImageScope.open(name, models, engine, resident))
+    desk = Desk(lambda: ImageScope.open(name, models, engine, resident, method, options))
     with tempfile.TemporaryDirectory(prefix="imagescope-") as uploads:
         os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False"}
         try:

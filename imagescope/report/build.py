@@ -52,6 +52,7 @@ def write_report(
     labels = {stage.id: f"Stage {number}" for number, stage in enumerate(ran.stages, 1)}
     metrics = {labels.get(stage, stage): m for stage, m in read_scores(run_dir).items()}
     files = image_files(manifest) if files is None else files
+    databases = image_databases(manifest)
     reach = _whole(ran.options.get("top_k"))  # how far later stages reorder
     stages: Sequence[str] = ()
     rows: list[Any] = []
@@ -73,7 +74,7 @@ def write_report(
             rows,
             details(),
             images,
-            lambda names: write_thumbnails(folder, names, files, kept),
+            lambda: write_thumbnails(folder, images.sources(files, databases), kept),
         )
     if missing:
         log.info("report: %d of %d images have no thumbnail", len(missing), len(images.names))
@@ -182,6 +183,12 @@ def image_files(manifest: Manifest) -> Mapping[str, Path]:
     except (UserError, OSError) as error:
         log.warning("report: no images, the dataset cannot be loaded: %s", error)
     return {}
+
+
+def image_databases(manifest: Manifest) -> list[Path]:
+    """Where the images lie that the run's models made."""
+    folder = manifest.config.get("image_db")
+    return [manifest.as_started(folder)] if isinstance(folder, str) else []
 
 
 def _whole(value: Any) -> int:

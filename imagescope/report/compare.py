@@ -15,6 +15,7 @@ from imagescope.records import Query, Trace
 from imagescope.report import facts, queries
 from imagescope.report.build import (
     data_folder,
+    image_databases,
     image_files,
     read_scores,
     render,
@@ -58,6 +59,7 @@ def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write the comparison to {out}: {error.strerror}") from None
+    databases = [folder for m in manifests for folder in image_databases(m)]
     names = [_name(run, m) for run, m in zip((a, b), manifests, strict=True)]
     with data_folder(out) as folder:
         queries.write_data(
@@ -73,7 +75,7 @@ def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
             rows,
             details(),
             images,
-            lambda found: write_thumbnails(folder, found, _files(manifests)),
+            lambda: write_thumbnails(folder, images.sources(_files(manifests), databases)),
         )
         if not rows:
             raise UserError(f"{a} and {b} have no query in common: nothing to compare")

@@ -48,19 +48,32 @@ const RENDERERS = {
     return [el("h4", {}, found.title), el("div", { class: "strip", tabindex: 0, role: "region", "aria-label": found.title },
       found.rows.map(([image, note]) => tile(image, { label: note, target: query.targets.includes(image) })))];
   },
+
+  tables(found, query) {
+    const rows = found.columns.map(([text, expected], column) => [text, expected,
+      found.rows.map(([, cells]) => { const [said, met] = cells[column]; return el("td", { class: `p ${met === null ? "" : met ? "met" : "off"}` }, said); })]);
+    return [el("h4", {}, found.title), candidatesTable(found.title, rows, found.rows.map(([image]) => image), query)];
+  },
 };
+
+/* Questions, or parts of a score, by candidates. rows: [text, expected answer or null, cells]. */
+function candidatesTable(label, rows, candidates, query, ...more) {
+  const asked = rows.some(([, expected]) => expected !== null);
+  const want = (expected) => expected === null ? "" : expected ? "yes" : "no";
+  const head = el("tr", {}, el("th", { class: "q", scope: "col" }, asked ? "Question" : "Part"), el("th", { class: "want", scope: "col" }, asked ? "Expected" : ""),
+    candidates.map((image, i) => { const target = query.targets.includes(image); return el("th", { scope: "col" }, tile(image, { kind: "tiny", target, label: target ? `${i + 1} ★` : String(i + 1) })); }));
+  const body = rows.map(([text, expected, cells]) => el("tr", {}, el("th", { class: "q", scope: "row" }, text), el("td", { class: "want" }, want(expected)), cells));
+  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
+    el("table", { class: "answers" }, el("thead", {}, head), el("tbody", {}, body, more)));
+}
 
 function answersTable({ questions, candidates, yes, answers, scores, unread }, query) {
   const words = new Map(unread.map(([row, column, text]) => [`${row} ${column}`, text]));
-  const head = el("tr", {}, el("th", { class: "q", scope: "col" }, "Question"), el("th", { class: "want", scope: "col" }, "Expected"),
-    candidates.map((image, i) => { const target = query.targets.includes(image); return el("th", { scope: "col" }, tile(image, { kind: "tiny", target, label: target ? `${i + 1} ★` : String(i + 1) })); }));
-  const rows = questions.map(([text, expected], column) => el("tr", {},
-    el("th", { class: "q", scope: "row" }, text), el("td", { class: "want" }, expected ? "yes" : "no"),
-    candidates.map((_, i) => answerCell(yes[i][column], answers[i][column], expected, words.get(`${i} ${column}`)))));
+  const rows = questions.map(([text, expected], column) => [text, expected,
+    candidates.map((_, i) => answerCell(yes[i][column], answers[i][column], expected, words.get(`${i} ${column}`)))]);
   const total = el("tr", {}, el("th", { class: "q", scope: "row" }, "As expected"), el("td", { class: "want" }, `of ${questions.length}`),
     scores.map((score) => el("td", { class: "score" }, String(score))));
-  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Questions by candidates" },
-    el("table", { class: "answers" }, el("thead", {}, head), el("tbody", {}, rows, total)));
+  return candidatesTable("Questions by candidates", rows, candidates, query, total);
 }
 
 function answerCell(p, answer, expected, words) {

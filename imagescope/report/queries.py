@@ -13,7 +13,8 @@ from typing import Any
 
 from imagescope.methods.base import Stage
 from imagescope.records import Query, Trace
-from imagescope.report.findings import Images, findings
+from imagescope.report import findings
+from imagescope.report.findings import Images
 
 SHOWN = 10  # thumbnails per stage
 CHUNK = 50  # queries per data file
@@ -57,7 +58,7 @@ def detail(trace: Trace, stages: Sequence[Stage], images: Images) -> dict[str, A
             for (n, _), ranking in zip(ran, rankings, strict=True)
         ],
         "ranks": ranks(trace, [stage.id for _, stage in ran]),
-        "findings": [findings(trace, stage, images) for _, stage in ran],
+        "findings": [findings.data(trace, stage, images) for _, stage in ran],
     }
 
 
@@ -87,13 +88,13 @@ def write_data(
     rows: list[Any],
     details: Iterable[Any],
     images: Images,
-    make_images: Callable[[Sequence[str]], Sequence[int]],
+    make_images: Callable[[], Sequence[int]],
 ) -> list[int]:
     """Writes detail-<n>.js, then the images they name, then queries.js; returns which images are
     missing. `make_images` makes the thumbnails and says which it could not."""
     for number, chunk in enumerate(chunks(details)):
         write_script(folder / f"detail-{number}.js", f"imagescope.details[{number}]", chunk)
-    missing = list(make_images(images.names))
+    missing = list(make_images())
     data = {
         **page,
         "chunk": CHUNK,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,10 +16,10 @@ PER_FOLDER = 1000
 
 
 def write_thumbnails(
-    folder: Path, names: Sequence[str], files: Mapping[str, Path], kept: Path | None = None
+    folder: Path, sources: Sequence[Path | None], kept: Path | None = None
 ) -> list[int]:
-    """Writes <folder>/<n // 1000>/<n>.jpg for the n-th name; returns the numbers left out because
-    the file is absent or no readable image.
+    """Writes <folder>/<n // 1000>/<n>.jpg for the n-th file; returns the numbers left out because
+    there is no file, or none that is a readable image.
 
     kept: a folder of thumbnails that were made before, by path, size and time of their pictures.
         They are linked, where the file system can, and new ones are added.
@@ -31,7 +31,7 @@ def write_thumbnails(
             kept = None
 
     def make(number: int) -> bool:
-        source = files.get(names[number])
+        source = sources[number]
         if source is None:
             return False
         target = folder / str(number // PER_FOLDER) / f"{number}.jpg"
@@ -47,10 +47,10 @@ def write_thumbnails(
             _linked(target, before)
         return True
 
-    for part in range(-(-len(names) // PER_FOLDER)):
+    for part in range(-(-len(sources) // PER_FOLDER)):
         (folder / str(part)).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:  # decoders release the GIL
-        made = pool.map(make, range(len(names)))
+        made = pool.map(make, range(len(sources)))
         return [number for number, ok in enumerate(made) if not ok]
 
 

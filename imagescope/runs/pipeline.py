@@ -20,10 +20,10 @@ from imagescope.engines.failures import count_fallbacks, warnings
 from imagescope.engines.role import Step
 from imagescope.errors import UserError
 from imagescope.gallery.database import ImageDB
-from imagescope.methods.base import Method, check_queries, describe, open_method
+from imagescope.methods.base import Method, add_findings, check_queries, describe, open_method
 from imagescope.methods.context import RunContext
 from imagescope.methods.prompts import Prompts, load_prompts
-from imagescope.records import Finding, Images, Ranking, Synthesis, Texts, Trace, plain
+from imagescope.records import Ranking, Synthesis, Trace, plain
 from imagescope.runs.folder import RunFolder
 from imagescope.runs.preflight import Preflight
 from imagescope.runs.result import HIDDEN, Result, details, log_summary
@@ -129,7 +129,7 @@ def _run(
         for outcome in method.run(queries, context):
             rankings[outcome.stage] = outcome.rankings
             for explained, more in zip(findings, outcome.findings, strict=True):
-                _explain(explained, outcome.stage, more)
+                add_findings(explained, outcome.stage, more)
     finally:
         context.close()
     traces = [
@@ -158,16 +158,6 @@ def _run(
         *(folder.path, metrics, traces, steps, seconds, files, gallery.files, method.stages),
         image_db=None if cache.bundle else db.folder,
     )
-
-
-def _explain(trace: dict[str, Any], stage: str, findings: Mapping[str, Finding | None]) -> None:
-    """Adds a stage's findings to a trace's fields."""
-    for kind, finding in findings.items():
-        if isinstance(finding, (Texts, Images)):
-            kind = "texts" if isinstance(finding, Texts) else "images"
-            trace[kind] = (*trace.get(kind, ()), replace(finding, stage=stage))
-        else:
-            trace[kind] = finding
 
 
 def _score(

@@ -109,7 +109,7 @@ def examine(config: RunConfig, benchmark: Benchmark) -> list[Check]:
 def _models(config: RunConfig) -> Iterator[Check]:
     local: list[tuple[str, ModelConfig | EncoderConfig]] = [("encoder", config.models.encoder)]
     remote: dict[tuple[str, ...], tuple[list[str], str, ModelConfig]] = {}
-    for role in open_method(config).needed_roles():
+    for role in open_method(config).roles:
         model = config.models.role(role)
         try:
             kind = choose(model, config.engine)

@@ -17,9 +17,6 @@ from imagescope.engines.cached import Cached
 from imagescope.engines.failures import check, warning
 from imagescope.engines.role import Role, Step
 from imagescope.errors import UserError
-from imagescope.own import show
-from imagescope.own.answers import Explanation, Result, State
-from imagescope.records import Evaluation, Judgement, Query, Ranking, Synthesis
 from imagescope.registry import ENGINES, Registry
 from imagescope.store.cache import Cache
 
@@ -151,26 +148,6 @@ def test_the_limit_can_be_raised(
     assert "20 asked, 0 unread, 2 refused, 2 errors" in log
     (row,) = [line for line in captured.out.splitlines() if " questions " in line]
     assert row.split()[3:] == ["20", "0", "20", "0", "2", "2"]
-
-
-def test_a_candidate_that_was_not_judged_is_shown_as_such() -> None:
-    unheard = Judgement("a.png", False, "(not judged: refused: against the rules)")
-    state = State(
-        "s3",
-        Query("1", "q"),
-        None,
-        Synthesis("", (), ()),
-        Ranking(("a.png",)),
-        {"a.png": 0.5},
-        evaluation=Evaluation((unheard,)),
-    )
-    accepted, words = state.judgement("a.png")
-    why = Explanation("a cat", 1, (), accepted, words)
-    found = Result(1, "a.png", Path("a.png"), Path("a.png"), 0.5, why)
-    assert accepted is None and show.decision(why) == "not judged"
-    assert "against the rules" in "".join(show.explain(found))
-    assert show.decision(Explanation("a cat", 1, (), False, "ANSWER: No")) == "not accepted"
-    assert show.decision(Explanation("a cat", 1, ())) == ""
 
 
 def ask(cache: Cache, *requests: Request) -> Step:

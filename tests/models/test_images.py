@@ -327,8 +327,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     for path in (tmp_path / "a.jpg", "/dev/zero"):
         with pytest.raises(UnreadableImage, match="not a regular file"):
             load_picture(path)
-    files = {"a": tmp_path / "a.jpg"}
-    assert write_thumbnails(tmp_path / "report", ["a"], files) == [0]
+    assert write_thumbnails(tmp_path / "report", [tmp_path / "a.jpg"]) == [0]
     with Cache.open(tmp_path / "cache.sqlite") as cache:
         assert hashed(cache, [str(tmp_path / "a.jpg")]) == {str(tmp_path / "a.jpg"): ""}
     small_fashioniq(tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from pathlib import Path
 
@@ -44,10 +43,15 @@ def test_text_finds_its_picture_and_every_stage_reports(captions: list[str]) -> 
     assert [answer.stage for answer in answers] == ["s1", "s2", "s3"]
     first, second, third = (answer[0] for answer in answers)
     assert first.name == second.name == third.name == "007.png"
-    assert first.score == pytest.approx(1, abs=1e-3) and first.explanation.checks == ()
-    assert all(check.passed for check in second.explanation.checks)
-    assert second.explanation.accepted is None and third.explanation.accepted is True
-    assert third.explanation.caption == captions[7] and third.explanation.words == "ANSWER: Yes"
+    assert first.score == pytest.approx(1, abs=1e-3) and first.explanation.notes == ()
+    checks = second.explanation.notes
+    assert checks and all(note.passed and note.kind == "verification" for note in checks)
+    assert third.explanation.notes[:-1] == checks and third.explanation.caption == captions[7]
+    decision = third.explanation.notes[-1]
+    assert (decision.kind, decision.passed) == ("evaluation", True)
+    assert (decision.text, decision.words) == ("accepted by the evaluator", "ANSWER: Yes")
+    assert [answer.title for answer in answers][:2] == ["Semantic synthesis", answers[0].upcoming]
+    assert answers[2].upcoming == ""
     assert [result.rank for result in answers[2]] == [1, 2, 3, 4, 5] and len(answers[2]) == 5
     assert third.path.is_file() and third.thumbnail.is_file()
 
@@ -88,7 +92,7 @@ def test_verification_moves_the_picture_that_passes(captions: list[str]) -> None
     place = next(i for i, text in enumerate(captions) if "red" in text.split())
     with ImageScope.open("n") as scope:
         answer = scope.search("red to blue", f"{place:03d}.png", top=40, stages=("s1", "s2"))
-    checked = [r for r in answer if r.explanation.checks]
+    checked = [r for r in answer if r.explanation.notes]
     passed = [r.explanation.passed for r in checked]
     assert len(checked) == 20 and passed == sorted(passed, reverse=True) and 0 < sum(passed) < 20
     assert all(("blue" in r.explanation.caption) == bool(r.explanation.passed) for r in checked)
@@ -225,10 +229,10 @@ def test_json_is_plain_values(captions: list[str]) -> None:
         found = json.loads(json.dumps(show.as_json(scope.search("a red circle")), allow_nan=False))
     best = found["results"][0]
     assert found["stage"] == "s3" and best["rank"] == 1 and Path(best["path"]).is_file()
-    assert (
-        best["questions"][0]["question"] == "is there red?" and best["questions"][0]["yes"] is None
-    )
-    assert isinstance(best["accepted"], bool)
+    check, *_, decision = best["notes"]
+    assert check["text"] == "is there red? yes" and check["passed"] is True
+    assert check["probability"] is None and decision["kind"] == "evaluation"
+    assert {"label": "looking for", "text": "a red circle"}.items() <= found["findings"][-1].items()
 
 
 def test_a_page_escapes_what_it_shows(captions: list[str], tmp_path: Path) -> None:
@@ -244,10 +248,12 @@ def test_a_page_escapes_what_it_shows(captions: list[str], tmp_path: Path) -> No
 def test_explanations_name_what_failed(captions: list[str]) -> None:
     with ImageScope.open("n") as scope:
         answer = scope.search("a red circle and a blue cross", top=20)
-    failing = next(r for r in answer if r.explanation.passed < len(r.explanation.checks))
-    assert "wanted yes" in show.verdict(failing)
+    failing = next(r for r in answer if r.explanation.passed < len(r.explanation.notes))
+    assert "wanted yes" in show.verdict(failing) and "of 2 questions passed" in show.verdict(
+        failing
+    )
     assert any(line.strip().startswith("failed: is there") for line in show.explain(failing))
-    assert math.isnan(failing.explanation.checks[0].yes)
+    assert failing.explanation.notes[0].probability is None
 
 
 # -- the commands ---------------------------------------------------------------------------

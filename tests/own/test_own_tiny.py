@@ -165,7 +165,7 @@ def test_a_role_behind_an_openai_endpoint(tmp_path: Path, server: tuple[str, str
             mine, other = here.search(text, reference), there.search(text, reference)
             assert other.synthesis.parse == "ok"
             assert other.synthesis.descriptions == mine.synthesis.descriptions
-            decisions = [[r.explanation.accepted for r in answer] for answer in (mine, other)]
-            assert decisions[0] == decisions[1] and any(d is not None for d in decisions[0])
+            notes = [[r.explanation.notes for r in answer] for answer in (mine, other)]
+            assert notes[0] == notes[1] and any(notes[0])
             assert [r.name for r in other] == [r.name for r in mine]
         assert there.search(captions[0])[0].name == "0000.png"

@@ -301,7 +301,12 @@ def test_starting_over_during_a_search(
     monkeypatch.setattr(stages, "verify", lambda *rest: go.wait(30) and verify(*rest))
     browser = browse(address)
     say(browser, captions[0])
-    wait(browser, lambda b: "checking the best" in b.find_element("css selector", "#status").text)
+    wait(
+        browser,
+        lambda b: (
+            "predicate verification under way" in b.find_element("css selector", "#status").text
+        ),
+    )
     browser.find_element("css selector", "#again").click()
     wait(browser, lambda b: not names(b))
     go.set()
@@ -368,7 +373,12 @@ def test_first_results_show_before_the_last_stage(
     monkeypatch.setattr(stages, "verify", held)
     browser = browse(address)
     say(browser, captions[3])
-    wait(browser, lambda b: "checking" in b.find_element("css selector", "#status").text)
+    wait(
+        browser,
+        lambda b: (
+            "predicate verification under way" in b.find_element("css selector", "#status").text
+        ),
+    )
     assert names(browser)[:1] == ["003.png"]
     assert not done(browser)
     assert not browser.find_elements("css selector", "#results article li")

@@ -24,7 +24,9 @@ from imagescope.engines.role import Step
 from imagescope.errors import UserError
 from imagescope.models.decoding import thumbnail
 from imagescope.records import Estimate
-from imagescope.report import facts, queries, write_comparison, write_report
+from imagescope.report import facts, queries
+from imagescope.report.build import write_report
+from imagescope.report.compare import write_comparison
 from imagescope.report.movement import movement
 from imagescope.report.thumbnails import SIDE, write_thumbnails
 from imagescope.runs.folder import read_traces
@@ -287,23 +289,23 @@ def test_what_is_no_picture_has_no_thumbnail(
     files["program.jpg"].write_text(program)
     Image.new("RGB", (9, 9)).save(files["odd.png"])
     Image.new("RGB", (8, 8)).save(files["good.png"])
-    assert write_thumbnails(tmp_path / "out", list(files), files) == [0, 1]
+    assert write_thumbnails(tmp_path / "out", list(files.values())) == [0, 1]
 
 
 def test_thumbnails_are_made_once_for_all_runs(tmp_path: Path) -> None:
     """Those of an earlier run are linked as long as their pictures are the same; what a crash left
     of one is made again."""
-    files = {"a": tmp_path / "a.png"}
+    source = tmp_path / "a.png"
     kept, pages = tmp_path / "kept", [tmp_path / str(number) for number in range(4)]
 
     def small(page: Path) -> Path:
-        assert write_thumbnails(page, ["a"], files, kept) == []
+        assert write_thumbnails(page, [source], kept) == []
         return page / "0" / "0.jpg"
 
-    Image.new("RGB", (200, 200), "red").save(files["a"])
+    Image.new("RGB", (200, 200), "red").save(source)
     first, second = small(pages[0]), small(pages[1])
     assert first.samefile(second)
-    Image.new("RGB", (201, 200), "blue").save(files["a"])
+    Image.new("RGB", (201, 200), "blue").save(source)
     third = small(pages[2])
     assert Image.open(third).getpixel((3, 3))[2] > 200  # type: ignore[index]
     third.write_bytes(b"")
@@ -480,9 +482,23 @@ def test_what_was_not_understood_and_what_a_plugin_brings(
         first |= {"accepted": False, "unread": True, "text": "Perhaps."}
         trace["texts"] = [{"title": "Thoughts", "rows": [["why", HOSTILE]], "stage": "stage2"}]
         shown = [[NAMES[0], "nearest"], [ABSENT, ""]]
-        trace["images"] = [{"title": "Proxies", "rows": shown, "stage": "stage1"}]
+        drawn = [["drawn/1.png", f"seed 0 {HOSTILE}"], ["../secret.png", "not there"]]
+        trace["images"] = [
+            {"title": "Proxies", "rows": shown, "stage": "stage1"},
+            {"title": "Drawn", "rows": drawn, "stage": "stage3", "files": True},
+        ]
+        cells = [[NAMES[0], [True, 0.25]], [ABSENT, [None, HOSTILE]]]
+        table = {"title": "Checks", "columns": ["red?", "part"], "rows": cells, "stage": "stage3"}
+        trace["tables"] = [table | {"expected": [False, None]}]
 
     rewritten(folder, change)
+    database = tmp_path / "image_db"
+    (database / "drawn").mkdir(parents=True)
+    for path in (database / "drawn" / "1.png", tmp_path / "secret.png"):
+        Image.new("RGB", (300, 200), "red").save(path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["config"]["image_db"] = str(database)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     page = Page(browser, write_report(folder, files))
     page.click("#list summary")
     page.until("document.querySelectorAll('.query .step').length === 3")
@@ -495,9 +511,16 @@ def test_what_was_not_understood_and_what_a_plugin_brings(
         "[...document.querySelectorAll('.query .step')]"
         ".map(n => [...n.querySelectorAll('h4')].map(h => h.textContent))"
     )
-    assert headings == [["Edits", "Target, as described", "Proxies"], ["Thoughts"], []]
+    first = ["Edits", "Target, as described", "Proxies"]
+    assert headings == [first, ["Thoughts"], ["Drawn", "Checks"]]
     assert f"why{HOSTILE}" in page.texts(".query .step:nth-of-type(2) li")
     assert "nearest" in page.texts(".query .step:first-of-type figcaption")
+    last = ".query .step:nth-of-type(3)"
+    assert f"seed 0 {HOSTILE}" in page.texts(f"{last} figcaption")
+    assert page.texts(f"{last} .tile[title='secret.png']") == ["no imagenot there"]
+    assert page.js(f"document.querySelectorAll(\"{last} .tile[title='1.png'] img\").length") == 1
+    assert page.texts(f"{last} .answers td.p") == ["yes", "–", "0.25", HOSTILE]
+    assert page.texts(f"{last} .answers td.off") == ["yes"]
     page.assert_sound()
 
 
