@@ -92,7 +92,10 @@ class Oracle(EngineClass):
                 return seen
             asked = words(request.prompt.split("No.")[-1])
             return "yes" if asked <= words(seen) else "no"
-        return json.dumps(self.reason(request.prompt))
+        said = self.reason(request.prompt)
+        if "\nEdit: " in request.prompt:  # CIReVL's
+            return f"Edited description: {said['step2'][0]}"
+        return json.dumps(said)
 
     def reason(self, prompt: str) -> dict[str, Any]:
         if prompt.startswith("Change:"):

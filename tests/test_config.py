@@ -25,7 +25,7 @@ DATASETS = [
 def test_every_packaged_pair_is_valid(dataset: str, models: str) -> None:
     run = load_run(f"configs/{dataset}.yaml", {"models": models})
     assert run.dataset == dataset and run.models_name == models
-    options = open_method(run).options
+    options = open_method(run.method, run.options).options
     assert (options.tau, options.top_k, options.alpha) == (0.15, 20, 3)
     assert options.stages == ("s1", "s2", "s3")
     assert run.protocol == "paper" and run.exclude_reference is run.first_round is None
@@ -204,7 +204,8 @@ def test_bad_options_of_a_method_are_named(tmp_path: Path, text: str, message: s
     path = tmp_path / "run.yaml"
     path.write_text(f"dataset: CIRR\n{text}")
     with pytest.raises(UserError, match=f"(?s){message}"):
-        open_method(load_run(path))
+        run = load_run(path)
+        open_method(run.method, run.options)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,7 @@ def test_options_of_the_command_line_are_laid_over_the_files(
     path.write_text(f"dataset: CIRR\n{text}")
     run = load_run(path, given)
     assert run.options == options
-    chosen = open_method(run)
+    chosen = open_method(run.method, run.options)
     assert all(getattr(chosen.options, name) == value for name, value in options.items())
 
 

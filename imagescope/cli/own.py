@@ -88,6 +88,8 @@ def search(
     if as_json:
         print_json(show.as_json(answer))
     else:
+        for line in show.understanding(answer):
+            console.print(line, style="dim", markup=False, soft_wrap=True)
         console.print(f"below {folder}:", markup=False, soft_wrap=True)
         console.print(show.table(answer))
     if html:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from imagescope.arrays import Array
-from imagescope.config import Reading, RunConfig, Side, explain
+from imagescope.config import Reading, Side, explain
 from imagescope.engines.role import Role
 from imagescope.errors import UserError
 from imagescope.methods.prompts import PromptKind, Prompts
@@ -151,19 +151,19 @@ class Method(Protocol):
         """An outcome a stage, in order, each for all queries."""
 
 
-def open_method(config: RunConfig) -> Method:
-    """The method that a run names, with its options. Raises UserError for an unknown method or
-    option, and for a value that an option does not take."""
-    kind: type[Method] = METHODS.load(config.method)
-    names = kind.Options.model_fields
-    for name in config.options:
-        if name not in names:
-            hint = did_you_mean(name, names)
-            raise UserError(f"method {config.method} has no option {name}: {hint}")
+def open_method(name: str, options: Mapping[str, Any] = {}) -> Method:
+    """A method with its options. Raises UserError for an unknown method or option, and for a value
+    that an option does not take."""
+    kind: type[Method] = METHODS.load(name)
+    fields = kind.Options.model_fields
+    for option in options:
+        if option not in fields:
+            hint = did_you_mean(option, fields)
+            raise UserError(f"method {name} has no option {option}: {hint}")
     try:
-        return kind(kind.Options.model_validate(config.options))
+        return kind(kind.Options.model_validate(dict(options)))
     except ValidationError as error:
-        raise explain(error, f"method {config.method}") from None
+        raise explain(error, f"method {name}") from None
 
 
 @dataclass(frozen=True)

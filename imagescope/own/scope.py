@@ -62,7 +62,7 @@ class ImageScope:
         rows = library.read_vectors(name, manifest)
         width, ok = rows.shape[1] // 2, np.ones(len(rows), bool)
         vectors = GalleryVectors(self.names, rows[:, :width], rows[:, width:], ok)
-        self.method = open_method(config)
+        self.method = open_method(config.method, config.options)
         kinds, kind = self.method.prompts, self.method.name
         self._prompts = load_prompts(config.prompts, "folder", kinds, kind)
         self._talk = self._dialogue_prompts() if self.method.dialogues else self._prompts
@@ -155,7 +155,7 @@ class ImageScope:
             raise UserError("--top: at least 1")
         method = self.method
         if stages is not None:
-            method = self._method(method.name, **self.config.options, stages=stages)
+            method = open_method(method.name, {**self.config.options, "stages": stages})
         if method.needs_reference and not reference:
             raise UserError(
                 f"{method.name} starts from a reference picture, and there is none: give one "
@@ -176,14 +176,11 @@ class ImageScope:
             prompts = self._talk
         context = self._context.about(path, prompts, max(top, getattr(method.options, "top_k", 0)))
         if glance and method.roles:
-            look = self._method("image+text" if path else "text-only")
+            look = open_method("image+text" if path else "text-only")
             for trace in _traces(look, [plain], context):
                 yield self._answer(trace, method, 0, top, start)
         for number, trace in enumerate(_traces(method, queries, context), 1):
             yield self._answer(trace, method, number, top, start)
-
-    def _method(self, name: str, **options: Any) -> Method:
-        return open_method(self.config.model_copy(update={"method": name, "options": options}))
 
     def close(self) -> None:
         """Gives the models' memory back."""

@@ -58,7 +58,7 @@ def export_run(folder: Path, target: Path) -> dict[str, int]:
     if config.replay:
         raise UserError(f"{folder}: this run is itself a replay of {config.replay}: copy that file")
     benchmark = load_benchmark(config)
-    method = open_method(config)
+    method = open_method(config.method, config.options)
     prompts = load_prompts(config.prompts, config.dataset, method.prompts, method.name)
     assert config.cache
     if not config.cache.is_file():

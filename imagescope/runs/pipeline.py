@@ -62,7 +62,7 @@ def run(config: RunConfig) -> Result:
     is given again, only the chunk that was in flight: every response lies in the cache.
     """
     start = time.monotonic()
-    method, benchmark = open_method(config), load_benchmark(config)
+    method, benchmark = open_method(config.method, config.options), load_benchmark(config)
     config = config.model_copy(update={"options": method.options.model_dump()})  # defaults, too
     check_queries(method, benchmark.queries, benchmark.name)
     prompts = load_prompts(config.prompts, config.dataset, method.prompts, method.name)

@@ -30,7 +30,7 @@ from imagescope.store.cache import cache_path
 
 def forecast(config: RunConfig) -> dict[str, Forecast]:
     """Every step of the run, in order, with what the cache holds of it."""
-    method, benchmark = open_method(config), load_benchmark(config)
+    method, benchmark = open_method(config.method, config.options), load_benchmark(config)
     check_queries(method, benchmark.queries, benchmark.name)
     steps: dict[str, Any] = {}
     path = cache_path(config)

@@ -109,7 +109,7 @@ def examine(config: RunConfig, benchmark: Benchmark) -> list[Check]:
 def _models(config: RunConfig) -> Iterator[Check]:
     local: list[tuple[str, ModelConfig | EncoderConfig]] = [("encoder", config.models.encoder)]
     remote: dict[tuple[str, ...], tuple[list[str], str, ModelConfig]] = {}
-    for role in open_method(config).roles:
+    for role in open_method(config.method, config.options).roles:
         model = config.models.role(role)
         try:
             kind = choose(model, config.engine)
@@ -210,7 +210,7 @@ def _disk(config: RunConfig, benchmark: Benchmark, downloads: int) -> Iterator[C
     """Whether each disk has room for what will be written to it, less what is there already."""
     images, queries = len(benchmark.gallery.names), len(benchmark.queries)
     cache = cache_path(config)
-    options = open_method(config).options
+    options = open_method(config.method, config.options).options
     top_k, alpha = getattr(options, "top_k", 0), getattr(options, "alpha", 0)
     answers = images + queries * (2 + QUESTIONS * top_k + alpha)
     kept = sum(f.stat().st_size for f in (config.image_db / config.dataset).rglob("*.npy"))

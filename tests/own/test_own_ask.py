@@ -107,6 +107,17 @@ def test_a_server_that_is_gone_or_knows_less_is_not_asked(serving: Path, tmp_pat
     serving.write_text(json.dumps(where))
 
 
+def test_a_server_of_another_method_is_not_asked(captions: list[str]) -> None:
+    weight = {"weight": 0.25}
+    desk = Desk(lambda: ImageScope.open("n", method="image+text", options=weight))
+    question = ("n", captions[0], Path("000.png"), None, 3)
+    with answering(desk, state("n")):
+        assert ask(*question) is None and ask(*question, "image+text") is None
+        reply = ask(*question, "image+text", weight)
+    desk.close()
+    assert reply and reply.answer.method == "image+text" and reply.answer.stage == "s1"
+
+
 def test_where_to_ask_is_forgotten_with_the_server(captions: list[str]) -> None:
     desk, place = Desk(lambda: ImageScope.open("n")), library.place("n") / "serving.json"
     with answering(desk, state("n")):

@@ -18,11 +18,14 @@ from urllib.parse import quote
 import own_oracle
 import pytest
 from own_oracle import oracle, scenes
+from PIL import Image
+from test_own_methods import HOSTILE, Above
 
 from imagescope.errors import UserError
 from imagescope.own import library
 from imagescope.own.indexing import build
 from imagescope.own.scope import ImageScope
+from imagescope.registry import METHODS, Registry
 
 pytest.importorskip("gradio", reason="the page needs gradio")
 __all__ = ["oracle"]
@@ -38,13 +41,23 @@ def captions(oracle: str, tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def address(captions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def address(
+    captions: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    register: Callable[[Registry, str, Any], None],
+    request: pytest.FixtureRequest,
+) -> Iterator[str]:
+    """Of a page that searches with the method of the fixture's parameter, else with ImageScope."""
     from imagescope.own.web import Desk, start
+
+    register(METHODS, "above", Above)
+    method = getattr(request, "param", "imagescope")
 
     (tmp_path / "uploads").mkdir()
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-    desk = Desk(lambda: ImageScope.open("n"))
+    desk = Desk(lambda: ImageScope.open("n", method=method))
     page = start(desk, "127.0.0.1", 0, 6)
     yield page.local_url.rstrip("/")
     page.close(verbose=False)
@@ -398,3 +411,44 @@ def test_an_upload_is_a_reference(
     say(browser, "red to blue")
     wait(browser, lambda b: done(b) and names(b))
     assert f"{place:03d}.png" not in names(browser)
+
+
+@pytest.mark.parametrize("address", ["cirevl"], indirect=True)
+def test_a_method_that_needs_a_reference_asks_for_one(
+    address: str, captions: list[str], browse: Callable[..., Any], tmp_path: Path
+) -> None:
+    browser = browse(address)
+    say(browser, "keep it")
+    said = "cirevl starts from a reference picture"
+    wait(browser, lambda b: said in b.find_element("css selector", "#said").text)
+    upload = browser.find_element("css selector", "#upload input[type=file]")
+    upload.send_keys(str(tmp_path / "in" / "002.png"))
+    wait(browser, lambda b: b.find_elements("css selector", "#reference img"))
+    say(browser, "keep it")
+    wait(browser, lambda b: done(b) and len(names(b)) == 6)
+    meant = browser.find_element("css selector", "#meant").get_attribute("textContent")
+    assert f"looking for: {captions[2]} keep it" in " ".join(meant.split())
+
+
+@pytest.mark.parametrize("address", ["above"], indirect=True)
+def test_findings_of_every_kind_are_on_the_page(
+    address: str, captions: list[str], browse: Callable[..., Any]
+) -> None:
+    drawn = library.home() / "image_db" / "drawn"
+    drawn.mkdir()
+    Image.new("RGB", (800, 400), "red").save(drawn / "1.png")
+    browser = browse(address)
+    say(browser, captions[4])
+    wait(browser, lambda b: done(b) and len(names(b)) == 6)
+    browser.find_element("css selector", "#meant summary").click()
+    lines = [line.text for line in browser.find_elements("css selector", "#meant li")]
+    assert lines[0] == f"Atoms {HOSTILE}, object: {HOSTILE}" and len(lines) == 6
+    shown = "return [...document.querySelectorAll('#meant li img')].map(i => i.naturalWidth)"
+    assert wait(browser, lambda b: all(b.execute_script(shown)))
+    assert len(browser.execute_script(shown)) == 2 and max(browser.execute_script(shown)) == 384
+    best = cards(browser)[0].text
+    assert (
+        "Is it red? yes" in best and "Is it old? no, wanted yes" in best and "share: 0.25" in best
+    )
+    assert not browser.find_elements("css selector", "img[src=x]")
+    assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
