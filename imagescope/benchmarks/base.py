@@ -118,6 +118,12 @@ class Benchmark:
         """Whether the targets are kept by a server."""
         return any(query.targets is None for query in self.queries)
 
+    @property
+    def absent(self) -> list[str]:
+        """The gallery's images without a file."""
+        names, files = self.gallery.names, self.gallery.files
+        return [name for name in names if name in self.missing or name not in files]
+
     def measure(self, rankings: Sequence[Ranking]) -> metrics.Measured:
         """Per-query values of every metric; rankings are aligned with the queries."""
         return self.spec.measure(self.queries, rankings, self.options)

@@ -118,11 +118,11 @@ def compare(
     """Metrics of runs side by side, with paired significance and published figures."""
     from imagescope.report.tables import print_comparison
     from imagescope.runs.compare import compare as compare_runs
-    from imagescope.runs.compare import to_plain
+    from imagescope.runs.folder import to_json
 
     tables = compare_runs(runs, all_quoted=all_quoted)
     if as_json:
-        print_json(to_plain(tables))
+        print_json(to_json(tables))
     else:
         for table in tables:
             print_comparison(table, console)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from imagescope.benchmarks.published import Quoted, quoted
 from imagescope.errors import UserError
 from imagescope.methods.base import Description, stage_numbers
 from imagescope.records import Estimate, Query, Ranking
-from imagescope.runs.folder import iter_traces, to_json
+from imagescope.runs.folder import iter_traces
 from imagescope.runs.manifest import Manifest
 
 Key = tuple[str, str, int]  # benchmark, query id, turn
@@ -37,12 +37,13 @@ class Part:
     rankings: dict[str, list[Ranking]]
 
     def measure(self, stage: str, keys: set[Key]) -> dict[str, Values]:
-        kept = [i for i, q in enumerate(self.queries) if (self.spec.name, *q.key) in keys]
-        queries = [self.queries[i] for i in kept]
+        common = [i for i, q in enumerate(self.queries) if (self.spec.name, *q.key) in keys]
+        queries = [self.queries[i] for i in common]
         if any(q.targets is None for q in queries) or stage not in self.rankings:
             return {}
-        found = self.spec.measure(queries, [self.rankings[stage][i] for i in kept], self.options)
-        return {name: v for name, v in found.items() if isinstance(v, np.ndarray)}
+        rankings = [self.rankings[stage][i] for i in common]
+        measured = self.spec.measure(queries, rankings, self.options)
+        return {name: v for name, v in measured.items() if isinstance(v, np.ndarray)}
 
 
 @dataclass
@@ -122,12 +123,11 @@ class Run:
 
     def measure(self, stage: str, keys: set[Key]) -> dict[str, Values]:
         """Per-query values. Of several parts each counts the same, whatever its size."""
-        found = [part.measure(stage, keys) for part in self.parts]
-        common = {name for name in found[0] if all(name in part for part in found)}
+        parts = [part.measure(stage, keys) for part in self.parts]
         scaled = {}
-        for name in found[0]:
-            if name in common:
-                values = [part[name] for part in found]
+        for name in parts[0]:
+            if all(name in part for part in parts):
+                values = [part[name] for part in parts]
                 share = sum(map(len, values)) / len(values)
                 scaled[name] = np.concatenate([v * share / max(len(v), 1) for v in values])
         return scaled
@@ -208,13 +208,13 @@ def family_averages(runs: Sequence[Run]) -> list[Run]:
             same.setdefault((family, config), {})[run.benchmark] = run
     return [
         Run(
-            "+".join(run.label for run in found.values()),
-            [path for run in found.values() for path in run.paths],
-            [run.manifests[0] for run in found.values()],
-            [part for run in found.values() for part in run.parts],
+            "+".join(run.label for run in members.values()),
+            [path for run in members.values() for path in run.paths],
+            [run.manifests[0] for run in members.values()],
+            [part for run in members.values() for part in run.parts],
         )
-        for (family, _), found in same.items()
-        if len(found) == len(benchmarks.family(family))
+        for (family, _), members in same.items()
+        if len(members) == len(benchmarks.family(family))
     ]
 
 
@@ -228,9 +228,11 @@ def _compare(runs: Sequence[Run], seed: int, all_quoted: bool) -> Comparison:
     lasts = [run.measure(run.stages[-1], keys) for run in runs]
     lines = []
     for name in dict.fromkeys(name for values in lasts for name in values):
-        values = [v.get(name) for v in lasts]
+        first, *others = values = [v.get(name) for v in lasts]
         estimates = [None if v is None else metrics.estimate(v, seed) for v in values]
-        differences = [_paired(values[0], v, seed) for v in values[1:]]
+        differences = [
+            None if first is None or v is None else metrics.paired(first, v, seed) for v in others
+        ]
         lines.append(Line(name, estimates, differences))
     if not lines:
         notes.append("targets are hidden: the servers score the submission files")
@@ -255,16 +257,7 @@ def _gains(run: Run, keys: set[Key], seed: int) -> dict[str, dict[str, Differenc
     gains = {}
     for a, b in pairs:
         before, after = measured[a], measured[b]
-        found = {name: _paired(before[name], after[name], seed) for name in before if name in after}
-        if known := {name: gain for name, gain in found.items() if gain}:
-            gains[f"{b} - {a}"] = known
+        both = {n: metrics.paired(before[n], after[n], seed) for n in before if n in after}
+        if differences := {name: gain for name, gain in both.items() if gain}:
+            gains[f"{b} - {a}"] = differences
     return gains
-
-
-def _paired(a: Values | None, b: Values | None, seed: int) -> Difference | None:
-    return None if a is None or b is None else metrics.paired(a, b, seed)
-
-
-def to_plain(found: Sequence[Comparison]) -> list[Any]:
-    """Comparisons as JSON values."""
-    return [to_json(asdict(comparison)) for comparison in found]

@@ -58,7 +58,7 @@ def doctor(data_root: Path, models: str | Path, console: Console) -> bool:
         mark, ascii_mark, style = MARKS[check.state]
         if not shows(console.encoding, mark):
             mark = ascii_mark
-        say(console, f"  {mark} {check.name:<16} {check.found}", style=style)
+        say(console, f"  {mark} {check.name:<16} {check.text}", style=style)
         if check.remedy:
             say(console, f"      {check.remedy}")
         complete &= check.state != "missing"
@@ -76,8 +76,8 @@ def examine(data_root: Path, models: str | Path) -> Iterator[Check]:
 
 
 def _python() -> Check:
-    found = f"{platform.python_version()}, {os.cpu_count()} cores ({sys.executable})"
-    return Check("machine", "Python", "ok", found)
+    text = f"{platform.python_version()}, {os.cpu_count()} cores ({sys.executable})"
+    return Check("machine", "Python", "ok", text)
 
 
 def _torch() -> Iterator[Check]:
@@ -94,10 +94,10 @@ def _torch() -> Iterator[Check]:
         memory = f"{card.total_memory / 2**30:.0f} GiB, {free:.0f} free"
         yield Check("machine", f"GPU {index}", "ok", f"{card.name}, {memory}")
     if not cards:
-        chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-        why = f" (CUDA_VISIBLE_DEVICES={chosen})" if chosen is not None else ""
-        found = f"none visible{why}: models run on the CPU, which suits the tiny ones"
-        yield Check("machine", "GPU", "optional", found)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = f" (CUDA_VISIBLE_DEVICES={visible})" if visible is not None else ""
+        text = f"none visible{why}: models run on the CPU, which suits the tiny ones"
+        yield Check("machine", "GPU", "optional", text)
 
 
 def _package(name: str) -> Check:
@@ -107,8 +107,8 @@ def _package(name: str) -> Check:
     try:
         import_module(module)
     except Exception as error:  # a broken build must not break the doctor
-        found = f"installed, but does not import: {_short(error)}"
-        return Check("packages", name, "missing", found, "bash script/demo.sh repairs .venv")
+        text = f"installed, but does not import: {_short(error)}"
+        return Check("packages", name, "missing", text, "bash script/demo.sh repairs .venv")
     return Check("packages", name, "ok", f"{_version(name)} ({purpose})")
 
 
@@ -127,17 +127,14 @@ def _datasets(data_root: Path) -> Iterator[Check]:
         yield from checks
         return
     for check in checks:  # not one is there: then all of them are what is missing
-        yield Check(check.group, check.name, "missing", check.found, check.remedy)
-    drawn = "scenes in the layouts of all of these, to try everything with (a clone's script/tiny)"
-    yield Check("datasets", "drawn scenes", "optional", drawn, f"imagescope tiny make {data_root}")
+        yield Check(check.group, check.name, "missing", check.text, check.remedy)
+    text = "scenes in the layouts of all of these, to try everything with (a clone's script/tiny)"
+    yield Check("datasets", "drawn scenes", "optional", text, f"imagescope tiny make {data_root}")
 
 
 def _dataset(spec: Spec, data_root: Path) -> Check:
-    name, folder, remedy = (
-        spec.name,
-        data_root / spec.folder,
-        spec.download.replace("{root}", str(data_root)),
-    )
+    name, folder = spec.name, data_root / spec.folder
+    remedy = spec.download.replace("{root}", str(data_root))
     if not folder.is_dir():
         return Check("datasets", name, "optional", f"no folder {folder}", remedy)
     parts, absent, why = [], 0, ""
@@ -147,25 +144,24 @@ def _dataset(spec: Spec, data_root: Path) -> Check:
         except UserError as error:
             why = str(error)
             continue
-        files = benchmark.gallery.files
-        listed = benchmark.gallery.names
-        absent += sum(n not in files or not files[n].is_file() for n in listed)
-        parts.append(f"{split}: {len(benchmark.queries)} queries, {len(listed)} images")
+        absent += len(benchmark.absent)
+        images = len(benchmark.gallery.names)
+        parts.append(f"{split}: {len(benchmark.queries)} queries, {images} images")
     if not parts:
         return Check("datasets", name, "optional", why.splitlines()[0], remedy)
-    found = "; ".join(parts)
+    text = "; ".join(parts)
     if absent:
-        return Check("datasets", name, "optional", f"{found}; {absent} images missing", remedy)
-    return Check("datasets", name, "ok", found)
+        return Check("datasets", name, "optional", f"{text}; {absent} images missing", remedy)
+    return Check("datasets", name, "ok", text)
 
 
 def _checkpoints(models: str | Path) -> Iterator[Check]:
     try:
-        chosen = load_models(models)
+        roles = load_models(models)
     except UserError as error:
         yield Check("checkpoints", str(models), "missing", str(error))
         return
-    yield from checkpoints((role, getattr(chosen, role)) for role in (*ROLES, "encoder"))
+    yield from checkpoints((role, getattr(roles, role)) for role in (*ROLES, "encoder"))
 
 
 def _short(error: BaseException) -> str:

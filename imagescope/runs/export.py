@@ -73,16 +73,12 @@ def export_run(folder: Path, target: Path) -> dict[str, int]:
             config.image_db, benchmark.name, benchmark.split, benchmark.gallery, cache
         )
         captions = None
-        if _embedded(folder) > len(benchmark.gallery.names):  # the gallery's captions, too
+        vectors = Manifest.read(folder).part("steps", "embedding").get("wanted", 0)
+        if vectors > len(benchmark.gallery.names):  # the gallery's captions, too
             captions = db.captions(models.open("captioner"), prompts["caption"])
         encoder = open_encoder(config.models.encoder)
         db.vectors(encoder, CachedEncoder(encoder, cache, replay=True), captions)
         return bundle.export(cache, target, used, db.bundle())
-
-
-def _embedded(folder: Path) -> int:
-    """How many vectors the gallery had in a run."""
-    return int(Manifest.read(folder).part("steps", "embedding").get("wanted", 0))
 
 
 def _as_kept(used: Used, cache: Cache, identities: list[dict[str, Any]]) -> Used:

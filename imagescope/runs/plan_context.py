@@ -106,9 +106,9 @@ class _PlannedRole(Role):
         row.images += images * wanted // max(1, len(requests))
         characters = sum(len(r.prompt) for r in requests) * wanted / max(1, len(requests))
         row.prompt_tokens += round(characters / CHARACTERS)
-        asked = row.asked
+        before = row.asked
         responses = super().ask(requests, label, about, wanted)
-        self.context.exact = self.context.exact and row.asked == asked
+        self.context.exact = self.context.exact and row.asked == before
         return responses
 
 
@@ -203,9 +203,9 @@ class PlanContext(RunContext):
             self.captions()
         with self._timed("embedding") as row:
             row.wanted, row.images = len(names) * (1 + captions), len(names)
-            told = not captions or not self.steps["captions"].asked
+            captioned = not captions or not self.steps["captions"].asked
             try:
-                if not (told and row.identified):
+                if not (captioned and row.identified):
                     raise _Unknown
                 texts = self._captions if captions else None
                 vectors = self.db.vectors(self.encoder, self.vectors, texts)

@@ -43,7 +43,7 @@ class Check:
     group: Group
     name: str
     state: State
-    found: str
+    text: str
     remedy: str = ""
     size: int = 0
 
@@ -63,9 +63,9 @@ class Preflight:
         lacking = [check for check in checks if check.state == "missing"]
         if len(lacking) == 1:
             (check,) = lacking
-            raise UserError(f"{check.found} ({check.remedy})" if check.remedy else check.found)
+            raise UserError(f"{check.text} ({check.remedy})" if check.remedy else check.text)
         if lacking:
-            lines = [f"  {c.name}: {c.found}\n      {c.remedy}".rstrip() for c in lacking]
+            lines = [f"  {c.name}: {c.text}\n      {c.remedy}".rstrip() for c in lacking]
             raise UserError(
                 "not everything is here that this run needs (--no-preflight: begin all the same):\n"
                 + "\n".join(lines)
@@ -140,8 +140,8 @@ def checkpoints(
 
 
 def _checkpoint(model: str, revision: str | None, roles: str, online: bool) -> Check:
-    def check(state: State, found: str, remedy: str = "", size: int = 0) -> Check:
-        return Check("checkpoints", roles, state, f"{model}: {found}", remedy, size)
+    def check(state: State, text: str, remedy: str = "", size: int = 0) -> Check:
+        return Check("checkpoints", roles, state, f"{model}: {text}", remedy, size)
 
     try:
         source = locate(model)
@@ -153,21 +153,21 @@ def _checkpoint(model: str, revision: str | None, roles: str, online: bool) -> C
     lacks = problems(folder) if folder else ["nothing downloaded"]
     if not lacks:
         return check("ok", "in the hub's cache")
-    found = "; ".join(lacks)
+    lacking = "; ".join(lacks)
     command = f"hf download {model}" + (f" --revision {revision}" if revision else "")
     if online:
         try:
             size = available(source, revision)
         except UserError as error:
-            return check("missing", f"{found}. {error}", command)
-        return check("ok", f"{found}; {_bytes(size)} to download", command, size)
+            return check("missing", f"{lacking}. {error}", command)
+        return check("ok", f"{lacking}; {_bytes(size)} to download", command, size)
     if not model.startswith(GATED):
-        return check("missing", found, command)
+        return check("missing", lacking, command)
     from huggingface_hub import get_token
 
     page = f"https://huggingface.co/{model}"
     login = "a hub login is there" if get_token() else "gated, and no hub login (hf auth login)"
-    return check("missing", f"{found}; {login}", f"accept {page}, then {command}")
+    return check("missing", f"{lacking}; {login}", f"accept {page}, then {command}")
 
 
 def identifiable(model: str, revision: str | None) -> bool:
@@ -195,15 +195,14 @@ def _endpoint(roles: str, kind: str, model: ModelConfig) -> Check:
 
 
 def _images(config: RunConfig, benchmark: Benchmark) -> Iterator[Check]:
-    names, files = benchmark.gallery.names, benchmark.gallery.files
-    absent = [name for name in names if name in benchmark.missing or name not in files]
-    found = f"{len(absent):,} of {len(names):,} images of the gallery missing"
+    names, absent = benchmark.gallery.names, benchmark.absent
+    text = f"{len(absent):,} of {len(names):,} images of the gallery missing"
     if names and len(absent) == len(names):
-        first = files.get(absent[0], absent[0])
+        first = benchmark.gallery.files.get(absent[0], absent[0])
         where = f"imagescope doctor --data-root {config.data_root} says where they come from"
-        yield Check("datasets", config.dataset, "missing", f"{found}; the first: {first}", where)
+        yield Check("datasets", config.dataset, "missing", f"{text}; the first: {first}", where)
     else:
-        yield Check("datasets", config.dataset, "ok", found)
+        yield Check("datasets", config.dataset, "ok", text)
 
 
 def _disk(config: RunConfig, benchmark: Benchmark, downloads: int) -> Iterator[Check]:
@@ -213,9 +212,9 @@ def _disk(config: RunConfig, benchmark: Benchmark, downloads: int) -> Iterator[C
     options = open_method(config.method, config.options).options
     top_k, alpha = getattr(options, "top_k", 0), getattr(options, "alpha", 0)
     answers = images + queries * (2 + QUESTIONS * top_k + alpha)
-    kept = sum(f.stat().st_size for f in (config.image_db / config.dataset).rglob("*.npy"))
+    vectors = sum(f.stat().st_size for f in (config.image_db / config.dataset).rglob("*.npy"))
     needs = {
-        config.image_db: 8 * images * _dimension(config.models.encoder) - kept,
+        config.image_db: 8 * images * _dimension(config.models.encoder) - vectors,
         cache: ROW * answers - (cache.stat().st_size if cache.is_file() else 0),
         config.runs: queries * (ROW + NAMED * max(config.keep, top_k)),
     }
@@ -231,10 +230,12 @@ def _disk(config: RunConfig, benchmark: Benchmark, downloads: int) -> Iterator[C
         free = shutil.disk_usage(_existing(places[0])).free
         need = sum(needs[path] for path in places)
         parts = ", ".join(f"{path} {_bytes(needs[path])}" for path in places)
-        found = f"about {_bytes(need)} to be written ({parts}), {_bytes(free)} free"
-        remedy = "make room, or take other places: --image-db, --cache, --runs, HF_HOME"
-        state: State = "missing" if need > free else "ok"
-        yield Check("disk", "disk", state, found, remedy if need > free else "")
+        text = f"about {_bytes(need)} to be written ({parts}), {_bytes(free)} free"
+        if need > free:
+            remedy = "make room, or take other places: --image-db, --cache, --runs, HF_HOME"
+            yield Check("disk", "disk", "missing", text, remedy)
+        else:
+            yield Check("disk", "disk", "ok", text)
 
 
 def _existing(path: Path) -> Path:

@@ -53,16 +53,16 @@ def log_summary(
         details.info("%s loaded %d time%s", name, count, "" if count == 1 else "s")
     for kind, count in fallbacks.items():
         details.info("fallback, %s: %d", kind, count)
-    for stage, found in metrics.items():
+    for stage, scores in metrics.items():
         details.info("%s", stage)
-        for name, value in found.items():
+        for name, value in scores.items():
             for label, estimate in _flat(name, value):
                 details.info(f"{label}: {estimate:.2f}")
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Estimate]]:
     if isinstance(value, Mapping):
-        for inner, found in value.items():
-            yield from _flat(f"{name} {inner}", found)
+        for inner, part in value.items():
+            yield from _flat(f"{name} {inner}", part)
     elif isinstance(value, Estimate):
         yield name, value

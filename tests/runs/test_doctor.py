@@ -15,8 +15,10 @@ import torch
 from rich.console import Console
 
 from imagescope import benchmarks
+from imagescope.benchmarks.base import Benchmark, without_missing
 from imagescope.config import ROLES, load_models
 from imagescope.errors import UserError
+from imagescope.records import Gallery, Query
 from imagescope.runs import doctor as room
 from imagescope.runs.doctor import Check, doctor, examine
 
@@ -40,12 +42,13 @@ def checks(tmp_path: Path) -> Callable[..., dict[str, Check]]:
     return look
 
 
-def benchmark(folder: Path, present: int, listed: int) -> SimpleNamespace:
-    names = tuple(f"image-{i}" for i in range(listed))
-    for name in names[:present]:
-        (folder / name).touch()
-    gallery = SimpleNamespace(names=names, files={n: folder / n for n in names})
-    return SimpleNamespace(queries=(1, 2, 3), gallery=gallery)
+def benchmark(name: str, folder: Path, present: int, listed: int) -> Benchmark:
+    files = {f"{i}.jpg": folder / f"{i}.jpg" for i in range(listed)}
+    for path in list(files.values())[:present]:
+        path.touch()
+    queries = tuple(Query(str(i), "x") for i in range(3))
+    gallery = Gallery(tuple(files), files)
+    return without_missing(Benchmark(benchmarks.spec(name), "val", queries, gallery))
 
 
 def test_a_bare_machine(tmp_path: Path) -> None:
@@ -65,17 +68,17 @@ def test_datasets_in_place_and_images_missing(
     for name in ("CIRR", "CIRCO", "VisDial"):
         (tmp_path / name).mkdir()
 
-    def load(name: str, root: Path, split: str, **_: Any) -> SimpleNamespace:
+    def load(name: str, root: Path, split: str, **_: Any) -> Benchmark:
         assert root == tmp_path
         if name == "VisDial" or split == "test":
             raise UserError(f"{name} {split}: no such file\nsecond line")
-        return benchmark(tmp_path / name, present=2, listed=2 if name == "CIRR" else 5)
+        return benchmark(name, tmp_path / name, present=2, listed=2 if name == "CIRR" else 5)
 
     monkeypatch.setattr(benchmarks, "load", load, raising=False)
     found = checks()
-    assert (found["CIRR"].state, found["CIRR"].found) == ("ok", "val: 3 queries, 2 images")
-    assert found["CIRCO"].state == "optional" and "3 images missing" in found["CIRCO"].found
-    assert found["VisDial"].found == "VisDial val: no such file"
+    assert (found["CIRR"].state, found["CIRR"].text) == ("ok", "val: 3 queries, 2 images")
+    assert found["CIRCO"].state == "optional" and "3 images missing" in found["CIRCO"].text
+    assert found["VisDial"].text == "VisDial val: no such file"
     assert found["MSCOCO"].state == "optional"  # one benchmark is enough to work with
 
 
@@ -97,8 +100,8 @@ def test_the_tiny_set_without_its_checkpoints(
     found = checks(models="tiny")
     for role in (*ROLES, "encoder"):
         assert found[role].state == "missing"
-        assert "no such checkpoint folder: data/tiny/models/" in found[role].found
-        assert "of the repository, not of the wheel" in found[role].found
+        assert "no such checkpoint folder: data/tiny/models/" in found[role].text
+        assert "of the repository, not of the wheel" in found[role].text
 
 
 @pytest.mark.parametrize("token", [None, "hf_secret"], ids=["without", "with"])
@@ -110,10 +113,10 @@ def test_gated_models(
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: token)
     found = checks()
     for role in ("reasoner", "verifier"):
-        assert ("no hub login" in found[role].found) == (token is None)
+        assert ("no hub login" in found[role].text) == (token is None)
         assert "accept https://huggingface.co/" in found[role].remedy
-    assert "login" not in found["captioner"].found + found["evaluator"].found
-    assert all("hf_secret" not in check.found + check.remedy for check in found.values())
+    assert "login" not in found["captioner"].text + found["evaluator"].text
+    assert all("hf_secret" not in check.text + check.remedy for check in found.values())
 
 
 def test_one_checkpoint_for_four_roles_is_one_finding(
@@ -129,7 +132,7 @@ def test_a_half_downloaded_checkpoint(
     config.write_text("{}")
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: str(config))
     found = checks()["captioner"]
-    assert found.state == "missing" and "no weights" in found.found
+    assert found.state == "missing" and "no weights" in found.text
 
 
 def test_what_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,8 +145,8 @@ def test_what_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "import_module", broken)
     monkeypatch.setattr(torch.cuda, "device_count", no_driver)
     every = list(examine(Path(), "paper"))
-    assert any("libcudart.so" in c.found and c.state == "missing" for c in every)
-    assert any("driver too old" in c.found and c.state == "missing" for c in every)
+    assert any("libcudart.so" in c.text and c.state == "missing" for c in every)
+    assert any("driver too old" in c.text and c.state == "missing" for c in every)
 
 
 def test_gpus_and_their_memory(
@@ -153,7 +156,7 @@ def test_gpus_and_their_memory(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (20 << 30, 24 << 30))
-    assert checks()["GPU 0"].found == "A Card, 24 GiB, 20 free"
+    assert checks()["GPU 0"].text == "A Card, 24 GiB, 20 free"
 
 
 def test_an_unknown_model_set_is_a_finding(checks: Callable[..., dict[str, Check]]) -> None:

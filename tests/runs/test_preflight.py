@@ -75,7 +75,7 @@ def setting(tmp_path: Path, tiny_data: Path) -> Callable[..., tuple[RunConfig, B
 
 
 def lacking(config: RunConfig, benchmark: Benchmark) -> dict[str, str]:
-    return {c.name: c.found for c in examine(config, benchmark) if c.state == "missing"}
+    return {c.name: c.text for c in examine(config, benchmark) if c.state == "missing"}
 
 
 def test_nothing_lacks_on_tiny_data(setting: Callable[..., Any]) -> None:
@@ -169,7 +169,7 @@ def test_a_checkpoint_of_the_hub(
     monkeypatch.setattr(huggingface_hub, "auth_check", lambda _: None)
     (check,) = [c for c in examine(*setting(models)) if c.name == "captioner"]
     assert (check.state, check.size) == ("ok", 3 * 10**9 + 10)
-    assert "3.0 GB to download" in check.found
+    assert "3.0 GB to download" in check.text
 
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: SimpleNamespace(free=GB))
     assert "about 3.0 GB to be written" in lacking(*setting(models))["disk"]
