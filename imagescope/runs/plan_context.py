@@ -129,8 +129,10 @@ def _unloaded(config: EncoderConfig) -> Encoder:
     library: Any = ENCODERS.load(config.library)
 
     class Unloaded(library):  # type: ignore[misc]
-        def embed(self, items: Sequence[Item], side: Side) -> tuple[Array, dict[int, str]]:
+        def embed(self, *_: Any) -> Any:
             raise _Unknown
+
+        embed_chunks = embed
 
     encoder: Encoder = Unloaded(config)
     return encoder
