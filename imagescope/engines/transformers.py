@@ -9,7 +9,7 @@ import gc
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from imagescope.config import ModelConfig
@@ -146,12 +146,15 @@ class Transformers(EngineClass):
             self.config.max_model_len or 1 << 30,
             getattr(text, "max_position_embeddings", None) or 1 << 30,
         )
-        # of its own: a checkpoint's sampling settings do not concern greedy decoding
-        self._model.generation_config = transformers.GenerationConfig(
+        self._vocabulary = tokenizer.get_vocab()
+        self._decoding = partial(
+            transformers.GenerationConfig,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
         )
+        # of its own: a checkpoint's sampling settings do not concern greedy decoding
+        self._model.generation_config = self._decoding()
 
     def _text(self, request: Request) -> str:
         """The request's prompt in its template, with one image token per image."""
@@ -217,15 +220,20 @@ class Transformers(EngineClass):
         stop_ids, stops = self._stops(first.stop)
         with torch.inference_mode(), device.threads_for(self._model.num_parameters()):
             try:
-                out = self._model.generate(
-                    **inputs,
+                # as one object: settings by name make transformers build the model's default
+                # configuration, for a check, at every call
+                decoding = self._decoding(
                     max_new_tokens=max(limits),
                     repetition_penalty=first.repetition_penalty,
                     eos_token_id=sorted(self._eos | stop_ids) or None,
                     stop_strings=stops or None,
-                    tokenizer=self._tokenizer if stops else None,
                     return_dict_in_generate=True,
                     output_logits=bool(first.choices),
+                )
+                out = self._model.generate(
+                    **inputs,
+                    generation_config=decoding,
+                    tokenizer=self._tokenizer if stops else None,
                 )
             except IndexError as error:  # a token or position outside the model's tables
                 raise ValueError(str(error)) from error
@@ -244,7 +252,7 @@ class Transformers(EngineClass):
 
     def _stops(self, stop: tuple[str, ...]) -> tuple[set[int], list[str]]:
         """Stop strings that are one token end a text as that token; the others as strings."""
-        vocabulary = self._tokenizer.get_vocab()
+        vocabulary = self._vocabulary
         ids = {vocabulary[s] for s in stop if s in vocabulary}
         return ids, [s for s in stop if s not in vocabulary]
 
