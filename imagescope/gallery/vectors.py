@@ -156,7 +156,8 @@ def _require_units(vectors: Array, there: Array) -> None:
 
 def keep_width(places: dict[str, Place], width: int) -> None:
     """Leaves out what is in files of vectors of another length."""
-    others = {path for path, _ in set(places.values()) if open_vectors(path).shape[1] != width}
+    paths = {path for path, _ in places.values()}
+    others = {path for path in paths if open_vectors(path).shape[1] != width}
     for path in sorted(others):
         log.warning("%s: damaged, made again (its vectors are not of length %d)", path, width)
     for key in [key for key, (path, _) in places.items() if path in others]:

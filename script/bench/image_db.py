@@ -3,7 +3,10 @@
 Photographs of COCO's size are made (random, JPEG), and embedded by a checkpoint of random weights
 at real size: as the encoder does it (files read, decoded and prepared in threads, ahead of the
 model), against the bare model's forward pass in a loop over one prepared batch of the same size.
-Then the database is made from nothing, opened again, and opened after one image changed.
+"chunk by chunk" waits for the first pictures at the start of each of four chunks; "one stream", as
+the database is made, does not. "Pictures alone" are decoded and prepared without a model, in
+threads and in processes. Then the database is made from nothing, opened again, and opened after
+one image changed.
 
     python script/bench/image_db.py --size ViT-L-14 --images 2048 --json image_db.json
 """
@@ -12,11 +15,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import tempfile
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,7 +36,9 @@ from rich.table import Table
 from imagescope.config import EncoderConfig
 from imagescope.encoders.base import Encoder, open_encoder
 from imagescope.encoders.cached import CachedEncoder
+from imagescope.encoders.pixels import read
 from imagescope.gallery.database import ImageDB
+from imagescope.models.processes import Processes
 from imagescope.records import Gallery, Item
 from imagescope.store.cache import Cache
 
@@ -142,17 +150,25 @@ def main() -> None:
         items = [Item(images=(path,)) for path in paths]
         ways = {
             "bare forward pass": forward(encoder, paths),
-            "encoder, from files": lambda: encoder.embed(items, "gallery"),
+            "encoder, chunk by chunk": lambda: [encoder.embed(c, "gallery") for c in chunks],
+            "encoder, one stream": lambda: list(encoder.embed_chunks(chunks, "gallery")),
         }
-        for way in ways.values():
-            way()  # warm
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(args.repeats):
-            for way, call in ways.items():
-                seconds[way].append(clock(call))
+        chunks = [items[first::4] for first in range(4)]
+        reader = partial(read, prepare=encoder._load()[0].prepare, padded=False)
+        seconds: dict[str, list[float]] = defaultdict(list)
+        with Processes(reader) as processes, ThreadPoolExecutor(os.cpu_count()) as pool:
+            for name, call in (("threads", reader), ("processes", processes)):
+                ways[f"pictures alone, {name}"] = partial(
+                    lambda call: deque(pool.map(call, paths), 0), call
+                )
+            for way in ways.values():
+                way()  # warm
+            for _ in range(args.repeats):
+                for way, call in ways.items():
+                    seconds[way].append(clock(call))
         costs = database(work / "db", paths, encoder)
     medians = {way: median(times) for way, times in seconds.items()}
-    ratio = medians["bare forward pass"] / medians["encoder, from files"]
+    ratio = medians["bare forward pass"] / medians["encoder, one stream"]
     table = Table("", "seconds", "images/s")
     for way, value in {**medians, **{f"database, {k}": v for k, v in costs.items()}}.items():
         table.add_row(way, f"{value:.2f}", f"{args.images / value:.0f}")

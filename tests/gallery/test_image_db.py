@@ -444,6 +444,29 @@ def test_parts_of_another_width_are_made_again(tmp_path, caplog):
     assert rows.shape == (3, 4) and "not of length 4" in caplog.text
 
 
+def test_a_gallery_of_many_parts_opens_each_a_few_times(tmp_path, monkeypatch):
+    """Going on with a half-made gallery must not cost more than making it."""
+    keys = [f"{n:064x}" for n in range(600)]
+
+    def embed(chunks):
+        for chunk in chunks:
+            if keys[300] in chunk:
+                raise KeyboardInterrupt
+            yield np.eye(len(chunk), 30, dtype=np.float32), {}
+
+    def rest(chunks):
+        return ((np.eye(len(chunk), 30, dtype=np.float32), {}) for chunk in chunks)
+
+    with pytest.raises(KeyboardInterrupt):
+        VectorStore(tmp_path / "s", {"encoder": 1}).rows(keys, embed, 10, "test")
+    opened, usual = [], np.lib.format.open_memmap
+    monkeypatch.setattr(
+        np.lib.format, "open_memmap", lambda p, **k: (opened.append(p), usual(p, **k))[1]
+    )
+    _, _, computed = VectorStore(tmp_path / "s", {"encoder": 1}).rows(keys, rest, 10, "test")
+    assert computed == 300 and len(opened) < 60 * 5
+
+
 def in_child(tmp_path, photos, pause):
     """Builds in a process of its own."""
 
