@@ -6,7 +6,7 @@ held are replaced by others. What follows from them is an estimate.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -129,10 +129,12 @@ def _unloaded(config: EncoderConfig) -> Encoder:
     library: Any = ENCODERS.load(config.library)
 
     class Unloaded(library):  # type: ignore[misc]
-        def embed(self, *_: Any) -> Any:
-            raise _Unknown
-
-        embed_chunks = embed
+        def embed_chunks(
+            self, chunks: Iterable[Sequence[Item]], side: Side
+        ) -> Iterator[tuple[Array, dict[int, str]]]:
+            for _ in chunks:
+                raise _Unknown
+            yield from ()
 
     encoder: Encoder = Unloaded(config)
     return encoder
