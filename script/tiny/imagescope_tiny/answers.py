@@ -99,9 +99,9 @@ def claim_edit(claim: language.Claim) -> Edit:
     return Edit("Addition" if claim.expected else "Removal", language.statement(claim))
 
 
-def dialogue_answer(said: Round) -> str:
-    edit = claim_edit(said.claim)
-    return _block(step1=[[edit.type, edit.text]], step2=[said.description])
+def dialogue_answer(turn: Round) -> str:
+    edit = claim_edit(turn.claim)
+    return _block(step1=[[edit.type, edit.text]], step2=[turn.description])
 
 
 def questions_answer(claims: Iterable[language.Claim]) -> str:
@@ -148,15 +148,15 @@ def lookup_sample(prompts: Prompts, rng: Random) -> Sample:
     does not learn, in 100,000 samples, that looking up is to be done at all.
     """
     looks = rng.sample([(c, s) for c in COLOURS for s in SHAPES], rng.randint(4, 6))
-    drawn = [random_thing(rng, rng.choice(CELLS)) for _ in looks]
-    things = [replace(t, colour=c, shape=s) for t, (c, s) in zip(drawn, looks, strict=True)]
-    asked = []
+    somewhere = [random_thing(rng, rng.choice(CELLS)) for _ in looks]
+    things = [replace(t, colour=c, shape=s) for t, (c, s) in zip(somewhere, looks, strict=True)]
+    requests = []
     for thing in rng.sample(things, len(things)):
         alone = sum(thing.shape == other.shape for other in things) == 1
-        asked.append((thing, ("shape",) if alone and rng.random() < 0.5 else edits.LOOK))
-    wish = ", ".join(language.phrase(language.claim_of(t, named), "the") for t, named in asked)
+        requests.append((thing, ("shape",) if alone and rng.random() < 0.5 else edits.LOOK))
+    wish = ", ".join(language.phrase(language.claim_of(t, named), "the") for t, named in requests)
     prompt = fill(prompts["synthesis"], INSTRUCTION=wish, REF_IMAGE_DESC=language.describe(things))
-    return Sample("look-up", prompt, "\n".join(_found(thing) for thing, _ in asked))
+    return Sample("look-up", prompt, "\n".join(_found(thing) for thing, _ in requests))
 
 
 def _found(thing: Thing) -> str:
@@ -205,12 +205,12 @@ def dialogue_samples(prompts: Prompts, rng: Random, split: str) -> list[tuple[Sa
     while not can_talk(scene):
         scene = random_scene(rng, split)
     talk = dialogue(scene, rng)
-    samples, known = [], talk.caption
-    for said in talk.rounds:
-        prompt = fill(prompts["synthesis"], INSTRUCTION=said.text, REF_IMAGE_DESC=known)
-        asked = _questions_sample(prompts, said.text, [claim_edit(said.claim)], [said.claim])
-        samples.append((Sample("dialogue", prompt, dialogue_answer(said)), asked))
-        known = said.description
+    samples, description = [], talk.caption
+    for turn in talk.rounds:
+        prompt = fill(prompts["synthesis"], INSTRUCTION=turn.text, REF_IMAGE_DESC=description)
+        questions = _questions_sample(prompts, turn.text, [claim_edit(turn.claim)], [turn.claim])
+        samples.append((Sample("dialogue", prompt, dialogue_answer(turn)), questions))
+        description = turn.description
     return samples
 
 

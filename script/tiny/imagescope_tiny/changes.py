@@ -86,8 +86,8 @@ def random_changes(
         if not target or target == scene or split not in (None, split_of(target)):
             continue
         # "remove the red circle and make the blue circle red" says two things that cannot both be
-        said = [c for change in changes for words in (True, False) for c in claims(change, words)]
-        if satisfied(said, target):
+        both = [c for change in changes for words in (True, False) for c in claims(change, words)]
+        if satisfied(both, target):
             return changes, target
 
 
@@ -170,8 +170,8 @@ def claims(change: Change, resolved: bool = True) -> list[Claim]:
     if not new:
         return [claim_of(old, named, expected=False)]
     if change.kind in LOOK:
-        found = claim_of(new, LOOK)
-        return [found, claim_of(old, LOOK, expected=False)] if resolved else [found]
+        claim = claim_of(new, LOOK)
+        return [claim, claim_of(old, LOOK, expected=False)] if resolved else [claim]
     if change.kind in ("size", "scale"):
         return [claim_of(new, ("size", *named))]
     if change.kind == "cell":

@@ -46,17 +46,17 @@ def make(root: Path, seed: int = 0, force: bool = False) -> dict[str, int]:
         folder = root / name
         files = None if force else _complete(folder, seed)
         if files is None:
-            made = Path(tempfile.mkdtemp(dir=root, prefix=f".{name}-"))
+            part = Path(tempfile.mkdtemp(dir=root, prefix=f".{name}-"))
             try:
-                write(made, Random(f"{name}/{seed}"))
-                _declare_counts(made, name)
-                files = _seal(made, seed)
-                made.chmod(0o755)
+                write(part, Random(f"{name}/{seed}"))
+                _declare_counts(part, name)
+                files = _seal(part, seed)
+                part.chmod(0o755)
                 if folder.exists():
                     shutil.rmtree(folder)
-                os.replace(made, folder)
+                os.replace(part, folder)
             except BaseException:
-                shutil.rmtree(made, ignore_errors=True)
+                shutil.rmtree(part, ignore_errors=True)
                 raise
         counts[name] = files
     return counts
@@ -158,7 +158,7 @@ def write_visdial(root: Path, rng: Random) -> None:
     dialogues = []
     for i in rng.sample(targets, DIALOGUES):
         talk = dialogue(scenes[i], rng)
-        texts = [talk.caption, *(said.text for said in talk.rounds)]
+        texts = [talk.caption, *(turn.text for turn in talk.rounds)]
         dialogues.append({"img": names[i], "dialog": texts})
     _write_json(root / "Search_Space_val_50k.json", names)
     _write_json(root / "VisDial_v1.0_queries_val.json", dialogues)

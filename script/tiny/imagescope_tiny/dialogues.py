@@ -69,14 +69,14 @@ def _next(scene: Scene, known: list[Claim], ground: str | None, rng: Random) -> 
         known[i] = replace(known[i], **{name: value})
         return known, ground, _ask(it, name, value, rng), claim_of(thing, (name, "shape"))
     if pick == news - 1 and not ground:
-        asked = rng.choice((scene.background, rng.choice(tuple(BACKGROUNDS)), None))
+        guess = rng.choice((scene.background, rng.choice(tuple(BACKGROUNDS)), None))
         claim = Claim(background=scene.background)
-        if asked is None:
+        if guess is None:
             return known, scene.background, f"what is the background? {scene.background}", claim
-        if asked == scene.background:
-            return known, asked, f"is the background {asked}? yes", claim
-        claim = Claim(background=asked, expected=False)
-        return known, ground, f"is the background {asked}? no", claim
+        if guess == scene.background:
+            return known, guess, f"is the background {guess}? yes", claim
+        claim = Claim(background=guess, expected=False)
+        return known, ground, f"is the background {guess}? no", claim
     thing = rng.choice(unnamed)
     if rng.random() < 0.4:
         claim = claim_of(thing, ("shape",))
@@ -89,9 +89,9 @@ def _next(scene: Scene, known: list[Claim], ground: str | None, rng: Random) -> 
 def _ask(it: str, name: str, value: str, rng: Random) -> str:
     """A question about a thing's attribute with the answer that gives its value away."""
     if name == "size":
-        asked = rng.choice((*SIZES, None))
-        if asked:
-            return f"is {it} {asked}? {'yes' if asked == value else 'no'}"
+        guess = rng.choice((*SIZES, None))
+        if guess:
+            return f"is {it} {guess}? {'yes' if guess == value else 'no'}"
         return f"how big is {it}? {value}"
     if name == "colour":
         if rng.random() < 0.3:

@@ -45,8 +45,8 @@ def holds(claim: Claim, scene: Scene) -> bool:
     """Whether the claim's description fits the scene, whatever is expected of it."""
     if claim.background:
         return scene.background == claim.background
-    wanted = [(name, getattr(claim, name)) for name in ATTRIBUTES if getattr(claim, name)]
-    return any(all(getattr(t, name) == v for name, v in wanted) for t in scene.things)
+    attributes = [(name, getattr(claim, name)) for name in ATTRIBUTES if getattr(claim, name)]
+    return any(all(getattr(t, name) == v for name, v in attributes) for t in scene.things)
 
 
 def satisfied(claims: Iterable[Claim], scene: Scene) -> bool:
@@ -107,8 +107,8 @@ def levels(things: Sequence[Claim], background: str | None) -> list[str]:
     is known."""
     core = [replace(thing, size=None, cell=None) for thing in things]
     details = [replace(thing, cell=None) for thing in things]
-    said = (describe(core), describe(details, background), describe(things, background))
-    return list(dict.fromkeys(said))
+    texts = (describe(core), describe(details, background), describe(things, background))
+    return list(dict.fromkeys(texts))
 
 
 def descriptions(scene: Scene) -> list[str]:
@@ -137,9 +137,9 @@ _GROUND = re.compile(rf"(.+) on a ({'|'.join(BACKGROUNDS)}) background")
 def parse_caption(text: str) -> Scene | None:
     """The scene that a canonical caption describes; None for any other text."""
     ground = _GROUND.fullmatch(text.strip())
-    found = [_THING.fullmatch(part) for part in re.split(", | and ", ground[1])] if ground else []
-    things = [Thing(m[3], m[2], m[1], m[4]) for m in found if m]
-    if not ground or len(things) < len(found):
+    matches = [_THING.fullmatch(part) for part in re.split(", | and ", ground[1])] if ground else []
+    things = [Thing(m[3], m[2], m[1], m[4]) for m in matches if m]
+    if not ground or len(things) < len(matches):
         return None
     scene = arrange(things, ground[2])
     return scene if scene and caption(scene) == text.strip() else None
@@ -175,21 +175,21 @@ def free_caption(scene: Scene, rng: Random) -> str:
 def search_text(things: Sequence[Claim], background: str | None, rng: Random) -> str:
     """What people type to search: no more than matters to them, with articles or without."""
     place, article = rng.choice(_PLACES), rng.random() < 0.7
-    said = join([_freely(thing, place, rng, article) for thing in things])
-    return said + (f" on {'a ' if article else ''}{background} background" if background else "")
+    words = join([_freely(thing, place, rng, article) for thing in things])
+    return words + (f" on {'a ' if article else ''}{background} background" if background else "")
 
 
 def random_claim(scene: Scene, rng: Random) -> Claim:
     """A claim that holds for this scene or, as often, for a near-twin and not for this one."""
-    wanted = rng.random() < 0.5
+    fits = rng.random() < 0.5
     while True:
-        source = scene if wanted else neighbour(scene, rng)
+        source = scene if fits else neighbour(scene, rng)
         if rng.random() < 0.15:
             claim = Claim(background=source.background)
         else:
             names = [name for name in ATTRIBUTES if rng.random() < 0.6]
             claim = claim_of(rng.choice(source.things), names or ("colour", "shape"))
-        if holds(claim, scene) == wanted:
+        if holds(claim, scene) == fits:
             return claim
 
 

@@ -94,9 +94,9 @@ def build() -> tuple[Any, Any]:
     )
 
     rng = Random(0)
-    asked = [random_question(random_scene(rng), rng, True) for _ in range(5000)]
+    questions = [random_question(random_scene(rng), rng, True) for _ in range(5000)]
     tokenizer = word_tokenizer(
-        [PROMPT.format(question=q) for q in asked] + ["Yes", "No", "yes", "no"],
+        [PROMPT.format(question=q) for q in questions] + ["Yes", "No", "yes", "no"],
         special=["<pad>", "<eos>", "<bos>", "<image>"],
         words=["\n"],
         pad_token="<pad>",

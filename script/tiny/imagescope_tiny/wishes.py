@@ -64,8 +64,8 @@ def dialogue_wish(target: Scene, rng: Random) -> Wish:
     """One round of a dialogue: "question? answer"."""
     while not can_talk(target):
         target = neighbour(target, rng)
-    said = rng.choice(dialogue(target, rng).rounds)
-    return _wish(said.text, [said.claim])
+    turn = rng.choice(dialogue(target, rng).rounds)
+    return _wish(turn.text, [turn.claim])
 
 
 def wish_for(target: Scene, rng: Random, reference: bool) -> Wish:
@@ -110,8 +110,8 @@ def cases(count: int, rng: Random) -> list[Case]:
     """Balanced decisions about benchmark scenes: of every eight, two accept and two reject an
     edit (a near-twin of the target, the reference unchanged), two each a caption and a dialogue's
     round without a reference."""
-    made: list[Case] = []
-    while len(made) < count:
+    decisions: list[Case] = []
+    while len(decisions) < count:
         reference = random_scene(rng, "benchmark")
         change, target = edits.random_changes(reference, rng, split="benchmark")
         wish = edit_wish(change, rng)
@@ -125,17 +125,17 @@ def cases(count: int, rng: Random) -> list[Case]:
         if not twins:
             continue  # a removed thing is rarely one attribute away
         twin = rng.choice(twins)
-        made.append(Case("edit_accept", reference, target, wish, True))
-        made.append(Case("edit_near_miss", reference, twin, wish, False))
-        made.append(Case("edit_accept", reference, target, edit_wish(change, rng), True))
-        made.append(Case("edit_unchanged", reference, reference, wish, False))
+        decisions.append(Case("edit_accept", reference, target, wish, True))
+        decisions.append(Case("edit_near_miss", reference, twin, wish, False))
+        decisions.append(Case("edit_accept", reference, target, edit_wish(change, rng), True))
+        decisions.append(Case("edit_unchanged", reference, reference, wish, False))
         for kind, say in (("caption", caption_wish), ("dialogue", dialogue_wish)):
-            shown = random_scene(rng, "benchmark")
-            right, wrong = say(shown, rng), say(neighbour(shown, rng), rng)
-            while not satisfied(right.claims, shown):
-                right = say(shown, rng)
-            while satisfied(wrong.claims, shown):
-                wrong = say(neighbour(shown, rng), rng)
-            made.append(Case(f"{kind}_accept", None, shown, right, True))
-            made.append(Case(f"{kind}_near_miss", None, shown, wrong, False))
-    return made[:count]
+            scene = random_scene(rng, "benchmark")
+            right, wrong = say(scene, rng), say(neighbour(scene, rng), rng)
+            while not satisfied(right.claims, scene):
+                right = say(scene, rng)
+            while satisfied(wrong.claims, scene):
+                wrong = say(neighbour(scene, rng), rng)
+            decisions.append(Case(f"{kind}_accept", None, scene, right, True))
+            decisions.append(Case(f"{kind}_near_miss", None, scene, wrong, False))
+    return decisions[:count]
