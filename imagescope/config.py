@@ -80,7 +80,8 @@ class ModelConfig(_Model):
     served_as: str | None = None  # openai: the weights behind the name, where they may differ
 
     batch_size: int = Field(default=16, gt=0)  # transformers: requests a forward pass
-    chunk_size: int = Field(default=256, gt=0)  # requests handed out and stored together
+    chunk_size: int = Field(default=256, gt=0)  # answers stored in one transaction, at most
+    deterministic: bool = False  # vllm, on GPUs that can: no answer depends on others of its batch
     max_num_seqs: int | None = None
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     tensor_parallel_size: int = Field(default=1, gt=0)

@@ -266,17 +266,26 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One image file, as RGB with its EXIF orientation applied; the processor does the rest."""
+    """One image file, as RGB with its EXIF orientation applied; the processor does the rest.
+
+    content: a hash of what it shows, where it is known: engines that keep what they made of an
+        image know it again by this.
+    """
 
     path: str
+    content: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The canvas of stage 3: reference left, candidate right. No reference: a black image."""
+    """The canvas of stage 3: reference left, candidate right. No reference: a black image.
+
+    content: as a Picture's.
+    """
 
     left: str | None
     right: str
+    content: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

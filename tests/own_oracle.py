@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -64,23 +64,21 @@ class Oracle(EngineClass):
     """An engine that answers each prompt of the tiny set by looking it up."""
 
     remote = True
-    loads, load_seconds = 0, 0.0
 
     def __init__(self, config: ModelConfig):
         self.identity: dict[str, Any] = {"engine": "oracle", "model": config.model}
         self.model = config.model
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        self.loads = self.loads or 1
+    def answer(self, request: Request) -> Response:
+        self.loads = 1
         LOADED.add(self.model)
-        for i, request in enumerate(requests):
-            ASKED.append(request.prompt)
-            yield i, Response(self.answer(request))
+        ASKED.append(request.prompt)
+        return Response(self.says(request))
 
     def close(self) -> None:
         LOADED.discard(self.model)
 
-    def answer(self, request: Request) -> str:
+    def says(self, request: Request) -> str:
         image = request.images[0] if request.images else None
         if isinstance(image, Pair):
             wanted = words(request.prompt.split(":")[1]) & set(COLOURS)

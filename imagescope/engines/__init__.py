@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Any
 
 from imagescope.config import EngineName, ModelConfig
-from imagescope.engines.base import Engine, Request, Response, in_chunks
+from imagescope.engines.base import Answers, Engine, Requests
 from imagescope.errors import UserError
-from imagescope.models.device import chat_options, visible_gpus, vllm_works
+from imagescope.models.device import optional, visible_gpus, vllm_works
 from imagescope.registry import ENGINES
 
 __all__ = ["Lazy", "choose", "is_remote", "open_engine"]
@@ -39,27 +39,22 @@ class Lazy:
 
     @property
     def loads(self) -> int:
-        return int(getattr(self._made, "loads", 0))
+        return self._opened.loads if self._opened else 0
 
     @property
     def load_seconds(self) -> float:
-        return float(getattr(self._made, "load_seconds", 0.0))
+        return self._opened.load_seconds if self._opened else 0.0
 
     @property
-    def _made(self) -> Engine | None:
+    def _opened(self) -> Engine | None:
         return self.__dict__.get("_engine")
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        if requests:
-            yield from self._engine.generate(requests)
-
-    def chunks(self, chunks: Sequence[Sequence[Request]]) -> Iterator[tuple[int, list[Response]]]:
-        if chunks:
-            yield from in_chunks(self._engine, chunks)
+    def generate(self, requests: Requests) -> Iterator[Answers]:
+        yield from self._engine.generate(requests)
 
     def close(self) -> None:
-        if self._made is not None:
-            self._made.close()
+        if self._opened is not None:
+            self._opened.close()
 
 
 def choose(config: ModelConfig, engine: EngineName = "auto") -> str:
@@ -72,6 +67,8 @@ def choose(config: ModelConfig, engine: EngineName = "auto") -> str:
     package = ENGINES.load(wish).package
     if package and find_spec(package) is None:
         raise UserError(f"engine {wish}: not installed here (pip install 'imagescope[{wish}]')")
+    if config.deterministic and wish != "vllm":
+        raise UserError(f"{config.model}: `deterministic: true` is vLLM's, not engine {wish}'s")
     return wish
 
 
@@ -106,7 +103,7 @@ def open_engine(
         return opened
 
     declared = config.model_dump(include=set(DECLARED)) | {"engine": config.engine or engine}
-    declared |= chat_options(config)
+    declared |= optional(config)
     if config.served_as:
         declared["served_as"] = config.served_as
     return Lazy(declared, make)

@@ -16,19 +16,30 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
-from queue import SimpleQueue
 from typing import IO, Any
 
 from imagescope.config import ModelConfig
-from imagescope.engines.base import Engine, Pair, Picture, Request, Response
+from imagescope.engines.base import (
+    Answers,
+    Engine,
+    EngineClass,
+    Pair,
+    Picture,
+    Request,
+    Requests,
+    Response,
+    Source,
+)
+from imagescope.engines.feed import Feed, Parts
 from imagescope.errors import UserError
 from imagescope.models import device
 from imagescope.registry import ENGINES
 
+WINDOW, PART = 4096, 256  # requests that a child has at a time, and that are sent at a time
 TAIL = 12  # lines of a dead child's output that its error shows
 
 
@@ -36,7 +47,7 @@ class EngineDied(UserError):
     """The process that ran a model ended by itself: out of memory, say, or a crash."""
 
 
-class Child:
+class Child(EngineClass):
     """See engines/base.py. kind: a name of registry.ENGINES."""
 
     def __init__(self, kind: str, config: ModelConfig):
@@ -49,26 +60,28 @@ class Child:
     def identity(self) -> dict[str, Any]:
         return device.identity(self._kind, self.config)
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        """Raises EngineDied where the child ends before it has answered."""
-        if not requests:
-            return
-        if self._process is None:
-            self._start()
-        finished = False
+    def generate(self, requests: Requests) -> Iterator[Answers]:
+        """The child has WINDOW requests to choose from, or what max_num_seqs asks for; as it
+        answers it is sent others. Raises EngineDied where it ends before it has answered."""
+        window = max(WINDOW, 4 * (self.config.max_num_seqs or 0))
+        source, unanswered, finished = Source(requests), 0, False
         try:
-            self._say([asdict(request) for request in requests])
-            for line in self._replies:
-                reply = json.loads(line)
-                if "done" in reply:
-                    self.loads += reply["loads"]
-                    self.load_seconds += reply["load_seconds"]
-                    finished = True
-                    return
-                if "error" in reply:
-                    raise UserError(reply["error"])
-                yield reply["i"], as_response(reply["response"])
-            raise self._death()
+            while unanswered or not source.ended:
+                while unanswered < window and (part := source.take(PART)):
+                    if self._process is None:
+                        self._start()
+                    self._say([asdict(request) for request in part])
+                    unanswered += len(part)
+                if unanswered:
+                    answers = self._hear()["answers"]
+                    unanswered -= len(answers)
+                    yield {int(i): as_response(response) for i, response in answers.items()}
+                elif not source.ended:
+                    yield {}
+            if self._process is not None:
+                self._say(None)
+                self._hear()
+            finished = True
         except BrokenPipeError:
             raise self._death() from None
         finally:
@@ -87,6 +100,7 @@ class Child:
                     stream.close()
 
     def _start(self) -> None:
+        self._before = self.loads, self.load_seconds  # of the children that ended
         reading, writing = os.pipe()
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         module = [sys.executable, "-m", __name__, self._kind]
@@ -107,6 +121,16 @@ class Child:
         assert self._process and self._process.stdin
         self._process.stdin.write(json.dumps(message).encode() + b"\n")
         self._process.stdin.flush()
+
+    def _hear(self) -> Any:
+        reply = json.loads(self._replies.readline() or "null")
+        if reply is None:
+            raise self._death()
+        if "error" in reply:
+            raise UserError(reply["error"])
+        loads, seconds = self._before
+        self.loads, self.load_seconds = loads + reply["loads"], seconds + reply["load_seconds"]
+        return reply
 
     def _death(self) -> EngineDied:
         assert self._process
@@ -152,30 +176,33 @@ def _outlive(process: subprocess.Popen[bytes]) -> None:
     _end(process.pid)
 
 
-def _listen(requests: SimpleQueue[list[Request]]) -> None:
+def _listen(parts: Parts) -> None:
     """Requests from stdin; when the parent is gone, so are we, at once and with our children."""
     for line in sys.stdin.buffer:
-        requests.put([as_request(data) for data in json.loads(line)])
+        part = json.loads(line)
+        parts.put(part and [as_request(data) for data in part])
     _end(os.getpgrp())
 
 
 def main(kind: str, config: str, replies: int) -> None:
     """The child's life: answers until its parent is gone."""
-    requests: SimpleQueue[list[Request]] = SimpleQueue()
-    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    parts = Parts()
+    threading.Thread(target=_listen, args=(parts,), daemon=True).start()
     engine: Any = make(kind, ModelConfig.model_validate_json(config))
     with os.fdopen(replies, "w", encoding="utf-8") as out:
 
         def say(**message: Any) -> None:
+            message |= {"loads": engine.loads, "load_seconds": engine.load_seconds}
             out.write(json.dumps(message) + "\n")
             out.flush()
 
         while True:
-            asked = requests.get()
-            loads, seconds = engine.loads, engine.load_seconds
+            feed = Feed(parts)
             try:
-                for i, response in engine.generate(asked):
-                    say(i=i, response=asdict(response))
+                for answers in engine.generate(feed):
+                    feed.answered(len(answers))
+                    if answers:
+                        say(answers={i: asdict(response) for i, response in answers.items()})
             except UserError as error:
                 say(error=str(error))
             except Exception:  # a bug, or the engine broke: the parent shows the end of our output
@@ -183,8 +210,7 @@ def main(kind: str, config: str, replies: int) -> None:
                 sys.stderr.flush()
                 os._exit(1)  # at once: the thread that reads stdin must not be waited for
             else:
-                loaded = engine.load_seconds - seconds
-                say(done=True, loads=engine.loads - loads, load_seconds=loaded)
+                say()
 
 
 if __name__ == "__main__":

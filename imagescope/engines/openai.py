@@ -11,22 +11,31 @@ import logging
 import random
 import re
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from io import BytesIO
+from itertools import count
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import httpx
 
 from imagescope.config import ModelConfig
-from imagescope.engines.base import EngineClass, Pair, Picture, Request, Response
+from imagescope.engines.base import (
+    Answers,
+    EngineClass,
+    Pair,
+    Picture,
+    Request,
+    Requests,
+    Response,
+    Source,
+)
 from imagescope.engines.completion import REFUSED, Failure, read, response
 from imagescope.engines.endpoint import Endpoint
 from imagescope.errors import UserError
-from imagescope.models.device import chat_options
+from imagescope.models.device import optional
 from imagescope.models.images import UnreadableImage, prepared
 
 log = logging.getLogger("imagescope")
@@ -68,51 +77,60 @@ class OpenAI(EngineClass):
     licence = "the endpoint's terms"
     package = "httpx"
     remote = True
-    loads, load_seconds = 0, 0.0
 
     def __init__(self, config: ModelConfig):
         self.config = config
         self.identity: dict[str, Any] = {"engine": "openai", "model": config.model}
-        self.identity |= chat_options(config)
+        self.identity |= optional(config)
         if config.served_as:
             self.identity["served_as"] = config.served_as
         self._endpoint: Endpoint | None = None
         self._refused: set[str] = set()  # parameters of OPTIONAL that this endpoint does not take
         self._lock = threading.Lock()
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        """Raises UserError where the endpoint cannot be reached, refuses the key, does not know
-        the model or answers with anything but chat completions; a request that it refuses alone
-        gets a response with the error."""
-        if not requests:
-            return
-        endpoint = self._endpoint = self._endpoint or Endpoint(self.config)
+    def generate(self, requests: Requests) -> Iterator[Answers]:
+        """As many requests are open at once as max_num_seqs says; as many more wait. Raises
+        UserError where the endpoint cannot be reached, refuses the key, does not know the model or
+        answers with anything but chat completions; a request that it refuses alone gets a response
+        with the error."""
+        source = Source(requests)
         encode = lru_cache(maxsize=AT_ONCE)(_data_url)  # several questions about an image: one PNG
-        waiting, done = deque(enumerate(requests)), SimpleQueue[tuple[int, Any]]()
+        waiting = SimpleQueue[tuple[int, Request] | None]()
+        done = SimpleQueue[tuple[int, Any]]()
         ended = threading.Event()
+        most = self.config.max_num_seqs or AT_ONCE
+        places, open_, threads = count(), 0, 0
 
-        def work() -> None:
-            while not ended.is_set():
-                try:
-                    i, request = waiting.popleft()
-                except IndexError:
-                    return
+        def work(endpoint: Endpoint) -> None:
+            while (job := waiting.get()) and not ended.is_set():
+                i, request = job
                 try:
                     done.put((i, self._ask(endpoint, request, encode, ended)))
                 except Exception as error:
                     done.put((i, error))
 
-        # daemons: nobody waits for a server that does not answer, when the run ends
-        for _ in range(min(len(requests), self.config.max_num_seqs or AT_ONCE)):
-            threading.Thread(target=work, daemon=True).start()
         try:
-            for _ in requests:
-                i, answer = self._next(endpoint, done)
-                if isinstance(answer, Exception):
-                    raise answer
-                yield i, answer
+            while open_ or not source.ended:
+                for request in source.take(2 * most - open_):
+                    endpoint = self._endpoint = self._endpoint or Endpoint(self.config)
+                    waiting.put((next(places), request))
+                    open_ += 1
+                    if threads < min(most, open_):
+                        # daemons: nobody waits for a server that does not answer, at the run's end
+                        threading.Thread(target=work, args=(endpoint,), daemon=True).start()
+                        threads += 1
+                if open_:
+                    i, answer = self._next(endpoint, done)
+                    open_ -= 1
+                    if isinstance(answer, Exception):
+                        raise answer
+                    yield {i: answer}
+                elif not source.ended:
+                    yield {}
         finally:
             ended.set()
+            for _ in range(threads):
+                waiting.put(None)
 
     def close(self) -> None:
         if self._endpoint is not None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from imagescope.config import ModelConfig
-from imagescope.engines.base import Request, Response
+from imagescope.engines.base import Request, Requests, Response
 from imagescope.engines.cached import Absent, Cached, Counts, unreadable
 from imagescope.engines.text import harmless
 from imagescope.errors import UserError
@@ -31,16 +31,12 @@ class Step(Counts):
     reasons: list[str] = field(default_factory=list)
     not_finite: int = added(0)
 
-    def count_errors(self, requests: Sequence[Request], responses: Mapping[int, Response]) -> None:
-        """Counts the responses, by their request's place, that are errors of the model."""
-        errors = {
-            requests[i]: response.error
-            for i, response in responses.items()
-            if response.error and not unreadable(requests[i], response)
-        }
+    def count_errors(self, responses: Mapping[Request, Response]) -> None:
+        """Counts the errors among the responses that are the model's."""
+        errors = [r.error for q, r in responses.items() if r.error and not unreadable(q, r)]
         self.errors += len(errors)
-        self.refused += sum(error.startswith("refused") for error in errors.values())
-        self.reasons = list(dict.fromkeys([*self.reasons, *errors.values()]))[:REASONS]
+        self.refused += sum(error.startswith("refused") for error in errors)
+        self.reasons = list(dict.fromkeys([*self.reasons, *errors]))[:REASONS]
 
     @property
     def answered(self) -> int:
@@ -52,7 +48,7 @@ class Step(Counts):
 class Role:
     """What a stage asks: requests in, responses out in the same order, with progress shown.
 
-    steps: what each labelled step cost, filled as they are asked (the label up to its comma).
+    steps: what each labelled step cost, filled as they are asked.
     """
 
     name: str
@@ -74,24 +70,50 @@ class Role:
         wanted: how many questions these requests stand for, where the caller dropped duplicates.
         Raises UserError, naming step and query, where a replay lacks a response.
         """
-        start, before, full = time.monotonic(), replace(self.engine.stats), self._decoded(requests)
+        responses = dict(self.stream(requests, label, about, len(requests), wanted))
+        return [responses[i] for i in range(len(requests))]
+
+    def stream(
+        self,
+        requests: Requests,
+        label: str,
+        about: Sequence[str],
+        total: int,
+        wanted: int | None = None,
+    ) -> Iterator[tuple[int, Response]]:
+        """(place, response) as they come, of requests that may follow from earlier responses: None
+        among them stands for none for now (engines/base.py). total: how many there will be."""
+        start, before = time.monotonic(), replace(self.engine.stats)
+        asked: list[Request] = []
+        errors: dict[Request, Response] = {}
+
+        def decoded() -> Requests:
+            for request in requests:
+                if request is not None:
+                    request = self._decoded(request)
+                    asked.append(request)
+                yield request
+
+        answers = (pair for some in self.engine.generate(decoded()) for pair in some.items())
         try:
-            responses = dict(track(self.engine.generate(full), len(full), label))
+            for i, response in track(answers, total, label):
+                if response.error:
+                    errors[asked[i]] = response
+                yield i, response
         except Absent as error:
             raise UserError(f"{label}, {about[error.index]}: {error}") from None
         after, step = self.engine.stats, self.steps.setdefault(label.split(",")[0], Step())
-        more = (wanted or len(full)) - len(full)
+        more = (wanted or len(asked)) - len(asked)
         step.add(after, before)
-        step.count_errors(full, responses)
+        step.count_errors(errors)
         step.wanted += more
         step.duplicates += more
         spent = time.monotonic() - start
         step.seconds += spent
         log.info(
             "%s: %d requests, %d of them asked, %.1f s",
-            *(label, wanted or len(full), after.asked - before.asked, spent),
+            *(label, wanted or len(asked), after.asked - before.asked, spent),
         )
-        return [responses[i] for i in range(len(full))]
 
     def unread(self, label: str, count: int) -> None:
         """Counts answers of a step that were not understood. label: as `ask` got it."""
@@ -105,22 +127,19 @@ class Role:
 
     def missing(self, requests: Sequence[Request]) -> int:
         """How many of the requests would cost something: neither duplicates nor held."""
-        return self.engine.missing(self._decoded(requests))
+        return self.engine.missing([self._decoded(request) for request in requests])
 
     def adopt(self, requests: Sequence[Request], texts: Sequence[str]) -> None:
         """Keeps what this role is known to have answered, elsewhere than in the cache."""
-        self.engine.adopt(self._decoded(requests), texts)
+        self.engine.adopt([self._decoded(request) for request in requests], texts)
 
-    def _decoded(self, requests: Sequence[Request]) -> list[Request]:
-        """The requests with the role's decoding, their prompts harmless."""
+    def _decoded(self, request: Request) -> Request:
+        """The request with the role's decoding, its prompt harmless."""
         config = self.config
-        return [
-            replace(
-                r,
-                prompt=harmless(r.prompt),
-                max_tokens=min(r.max_tokens, config.max_tokens),
-                repetition_penalty=config.repetition_penalty,
-                stop=config.stop,
-            )
-            for r in requests
-        ]
+        return replace(
+            request,
+            prompt=harmless(request.prompt),
+            max_tokens=min(request.max_tokens, config.max_tokens),
+            repetition_penalty=config.repetition_penalty,
+            stop=config.stop,
+        )

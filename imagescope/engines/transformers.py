@@ -8,14 +8,14 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
 from typing import Any
 
 from imagescope.config import ModelConfig
 from imagescope.engines.ahead import Remembering, prepare_small
-from imagescope.engines.base import EngineClass, Request, Response
-from imagescope.engines.batches import Batch, answers, pictures
+from imagescope.engines.base import Answers, EngineClass, Request, Requests, Response, blocks
+from imagescope.engines.batches import Batch, answers, pictures, showable
 from imagescope.engines.text import cut, neutral, neutraliser, shares, variants, wrap
 from imagescope.errors import UserError
 from imagescope.models import device
@@ -48,23 +48,29 @@ class Transformers(EngineClass):
     def identity(self) -> dict[str, Any]:
         return device.identity("transformers", self.config)
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        """Answers in batches of config.batch_size, cut from the requests in a fixed order: by
+    def generate(self, requests: Requests) -> Iterator[Answers]:
+        """Answers in batches of config.batch_size, cut from all that are there in a fixed order: by
         length where there are no images (less padding), else as given (images stay together)."""
-        if not requests:
-            return
+        for block in blocks(requests):
+            if block:
+                yield from self._answers(block)
+            else:
+                yield {}
+
+    def _answers(self, block: Batch) -> Iterator[Answers]:
         self._load()
-        if not self._told and any(request.schema for request in requests):
+        if not self._told and any(request.schema for _, request in block):
             self._told = True
             log.warning(
                 "%s: `schema: true` needs the engine vllm or openai: it is passed over here",
                 self.config.model,
             )
-        texts = {i: self._text(request) for i, request in enumerate(requests)}
+        texts = {i: self._text(request) for i, request in block}
+        size = self.config.batch_size
         batches = [
-            part[start : start + self.config.batch_size]
-            for part in self._alike(requests, texts)
-            for start in range(0, len(part), self.config.batch_size)
+            part[start : start + size]
+            for part in self._alike(block, texts)
+            for start in range(0, len(part), size)
         ]
         for batch, pixels in read_ahead(batches, pictures, prepare_small):
 
@@ -75,8 +81,9 @@ class Transformers(EngineClass):
                     [pixels[image] for _, request in part for image in request.images],
                 )
 
-            shown = pixels if self._sees else None
-            yield from answers(self.config.model, batch, shown, ask, (RuntimeError, ValueError))
+            model = self.config.model
+            shown, refused = showable(model, batch, pixels if self._sees else None)
+            yield refused | dict(answers(model, shown, ask, (RuntimeError, ValueError)))
 
     def close(self) -> None:
         if self._model is None:
@@ -182,15 +189,15 @@ class Transformers(EngineClass):
             text = mark * len(request.images) + text
         return str(text)
 
-    def _alike(self, requests: Sequence[Request], texts: dict[int, str]) -> list[Batch]:
+    def _alike(self, block: Batch, texts: Mapping[int, str]) -> list[Batch]:
         """Requests grouped by what a batch must share."""
         groups: dict[tuple[Any, ...], list[tuple[int, Request]]] = {}
-        for i, r in enumerate(requests):
+        for i, r in block:
             key = (r.max_tokens, r.repetition_penalty, r.stop, r.choices, len(r.images))
             groups.setdefault(key, []).append((i, r))
         for (*_, images), batch in groups.items():
-            if not images:
-                batch.sort(key=lambda item: len(texts[item[0]]))
+            if not images:  # (by the text itself, so that it does not matter which was there first)
+                batch.sort(key=lambda item: (len(texts[item[0]]), texts[item[0]]))
         return list(groups.values())
 
     def _forward(

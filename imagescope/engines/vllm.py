@@ -6,14 +6,24 @@ import gc
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from imagescope.config import ModelConfig
-from imagescope.engines.base import EngineClass, Pair, Picture, Request, Response
-from imagescope.engines.batches import Batch, answers, pictures
+from imagescope.engines.base import (
+    Answers,
+    EngineClass,
+    Pair,
+    Picture,
+    Request,
+    Requests,
+    Response,
+    Source,
+)
+from imagescope.engines.batches import Batch, failed, pictures, showable
 from imagescope.engines.text import neutral, neutraliser, shares, variants, wrap
 from imagescope.errors import UserError
 from imagescope.models import device
@@ -21,7 +31,7 @@ from imagescope.models.ahead import read_ahead
 from imagescope.models.checkpoints import fetch, read_config
 from imagescope.models.images import prepare
 
-BATCH = 256  # requests with images given to vLLM at once
+PART, AHEAD = 32, 2  # requests that are read at a time; parts whose pictures are decoded ahead
 
 
 class VLLM(EngineClass):
@@ -36,26 +46,41 @@ class VLLM(EngineClass):
         self.config = config
         self.loads, self.load_seconds = 0, 0.0
         self._llm: Any = None
+        self._room = 1  # requests that vLLM may have at a time; known when it is loaded
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         return device.identity("vllm", self.config)
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        """Requests with images go to vLLM in BATCHes, so that the next one's are read meanwhile;
-        others all together: vLLM batches them itself. A request it refuses gets a response with
-        the error; the others are answered."""
-        if not requests:
-            return
-        self._load()
-        numbered = list(enumerate(requests))
-        size = BATCH if any(request.images for request in requests) else len(requests)
-        batches = [numbered[first : first + size] for first in range(0, len(numbered), size)]
-        for batch, pixels in read_ahead(batches, pictures, prepare):
-            shown = pixels if self._sees else None
-            yield from answers(
-                self.config.model, batch, shown, partial(self._answer, pixels), self._refusals
-            )
+    def generate(self, requests: Requests) -> Iterator[Answers]:
+        """vLLM has twice the requests that it works on, so that it is never short of one; the
+        pictures of AHEAD further PARTs are decoded meanwhile. A request that it refuses gets a
+        response with the error."""
+        source, places = Source(requests), count()
+        numbered = (
+            [(next(places), request) for request in source.take(PART)]
+            for _ in iter(lambda: source.ended, True)
+        )
+        parts = read_ahead(numbered, pictures, prepare, ahead=AHEAD)
+        flying: dict[str, tuple[int, Request]] = {}
+        ended = False
+        try:
+            while flying or not ended:
+                part: Batch | None = None
+                if not ended and len(flying) < self._room:
+                    part, pixels = next(parts, (None, {}))
+                    ended = part is None
+                if part:
+                    self._load()
+                    if refused := self._add(part, pixels, flying):
+                        yield refused
+                elif not flying:
+                    yield {}
+                elif answers := self._step(flying):
+                    yield answers
+        finally:
+            if flying:  # nobody waits for these
+                self._llm.llm_engine.abort_request(list(flying))
 
     def close(self) -> None:
         if self._llm is None:
@@ -70,6 +95,8 @@ class VLLM(EngineClass):
         folder = fetch(config.model, config.revision, config.trust_remote_code)
         on_gpu = bool(device.visible_gpus())
         _quiet(on_gpu, config.tensor_parallel_size)
+        if config.deterministic:
+            os.environ["VLLM_BATCH_INVARIANT"] = "1"
         try:
             import vllm.exceptions
         except Exception as error:
@@ -77,6 +104,11 @@ class VLLM(EngineClass):
                 f"vLLM is installed but does not import ({error}); --engine transformers does "
                 "without it"
             ) from error
+        if config.deterministic and not _batch_invariant():
+            raise UserError(
+                f"{config.model}: `deterministic: true` needs a GPU of compute capability 8.0 or "
+                "more (docs/engines.md); leave it out here"
+            )
         described = read_config(config.model, config.revision)
         options: dict[str, Any] = {
             "quantization": config.quantization,
@@ -116,23 +148,45 @@ class VLLM(EngineClass):
             )
         ):
             raise UserError(f"{config.model} has no chat template: give its role a `template`")
+        self._room = 2 * self._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs
         self.loads += 1
         self.load_seconds += time.monotonic() - start
 
-    def _answer(self, pixels: Mapping[Picture | Pair, Any], batch: Batch) -> list[Response]:
-        requests = [request for _, request in batch]
-        parameters = [self._parameters(request) for request in requests]
-        if self.config.template is None:
-            outputs = self._llm.chat(
-                [self._messages(request, pixels) for request in requests],
-                parameters,
-                use_tqdm=False,
-                chat_template_kwargs=self.config.chat_template_options or None,
-            )
-        else:
-            prompts = [self._prompt(self.config.template, r, pixels) for r in requests]
-            outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
-        return [self._response(r, output) for r, output in zip(requests, outputs, strict=True)]
+    def _add(
+        self,
+        part: Batch,
+        pixels: Mapping[Picture | Pair, Any],
+        flying: dict[str, tuple[int, Request]],
+    ) -> Answers:
+        """Gives requests to vLLM; answers those that it cannot take."""
+        shown, refused = showable(self.config.model, part, pixels if self._sees else None)
+        for i, request in shown:
+            parameters = [self._parameters(request)]
+            try:
+                if self.config.template is None:
+                    (name,) = self._llm.enqueue_chat(
+                        [self._messages(request, pixels)],
+                        parameters,
+                        use_tqdm=False,
+                        chat_template_kwargs=self.config.chat_template_options or None,
+                    )
+                else:
+                    prompt = self._prompt(self.config.template, request, pixels)
+                    (name,) = self._llm.enqueue([prompt], parameters, use_tqdm=False)
+            except self._refusals as error:
+                refused[i] = failed(self.config.model, error)
+            else:
+                flying[name.partition("-")[0]] = i, request  # vLLM adds a random part of its own
+        return refused
+
+    def _step(self, flying: dict[str, tuple[int, Request]]) -> Answers:
+        """One step of the model, and what it finished."""
+        answers: Answers = {}
+        for output in self._llm.llm_engine.step():
+            if output.finished:
+                i, request = flying.pop(output.request_id)
+                answers[i] = self._response(request, output)
+        return answers
 
     def _messages(
         self, request: Request, pixels: Mapping[Picture | Pair, Any]
@@ -140,7 +194,10 @@ class VLLM(EngineClass):
         prompt = neutral(request.prompt, self._control)
         content: Any = prompt
         if request.images:
-            content = [{"type": "image_pil", "image_pil": pixels[i]} for i in request.images]
+            content = [
+                {"type": "image_pil", "image_pil": pixels[image], "uuid": image.content or None}
+                for image in request.images
+            ]
             content.append({"type": "text", "text": prompt})
         return [{"role": "user", "content": content}]
 
@@ -148,8 +205,13 @@ class VLLM(EngineClass):
         self, template: str, request: Request, pixels: Mapping[Picture | Pair, Any]
     ) -> dict[str, Any]:
         text = wrap(template, neutral(request.prompt, self._control))
-        images = [pixels[image] for image in request.images]
-        return {"prompt": text} | ({"multi_modal_data": {"image": images}} if images else {})
+        if not request.images:
+            return {"prompt": text}
+        return {
+            "prompt": text,
+            "multi_modal_data": {"image": [pixels[image] for image in request.images]},
+            "multi_modal_uuids": {"image": [image.content or None for image in request.images]},
+        }
 
     def _parameters(self, request: Request) -> Any:
         from vllm import SamplingParams
@@ -189,6 +251,13 @@ def _context(limit: int | None, described: dict[str, Any]) -> int | None:
     positions = text.get("max_position_embeddings")
     stretched = "factor" in (text.get("rope_scaling") or text.get("rope_parameters") or {})
     return limit if limit is None or not positions or stretched else min(limit, positions)
+
+
+def _batch_invariant() -> bool:
+    """Whether this machine can compute each answer independently of the others in its batch."""
+    from vllm.platforms import current_platform
+
+    return bool(not current_platform.is_cpu() and current_platform.has_device_capability(80))
 
 
 def _quiet(on_gpu: bool, tensor_parallel_size: int) -> None:

@@ -97,11 +97,11 @@ def resolve_dtype(config: ModelConfig, on_gpu: bool | None = None) -> str:
     return "bfloat16"
 
 
-def chat_options(config: ModelConfig) -> dict[str, Any]:
-    """The part of an identity that the chat template's options are: nothing where none are given,
-    as identities had it before there were any."""
-    options = config.chat_template_options
-    return {"chat_template_options": options} if options else {}
+def optional(config: ModelConfig) -> dict[str, Any]:
+    """What an identity holds only where it was asked for, so that others are as they were before
+    there was such a setting."""
+    names = ("chat_template_options", "deterministic")
+    return {name: value for name in names if (value := getattr(config, name))}
 
 
 def identity(kind: str, config: ModelConfig, on_gpu: bool | None = None) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def identity(kind: str, config: ModelConfig, on_gpu: bool | None = None) -> dict
         "quantization": config.quantization,
         "template": config.template,
         "max_model_len": config.max_model_len,
-        **chat_options(config),
+        **optional(config),
     }
 
 

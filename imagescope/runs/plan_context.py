@@ -19,7 +19,7 @@ from imagescope.config import EncoderConfig, RunConfig, Side
 from imagescope.encoders.base import Encoder, has_checkpoint
 from imagescope.encoders.cached import CachedEncoder
 from imagescope.engines import is_remote, open_engine
-from imagescope.engines.base import Pair, Request, Response
+from imagescope.engines.base import Answers, Pair, Request, Requests, Response, blocks
 from imagescope.engines.cached import Cached
 from imagescope.engines.role import Role, Step
 from imagescope.engines.roles import checkpoint
@@ -79,9 +79,9 @@ class _Foreseen(Cached):
             pass
         return {"unidentified": self._declared}  # nothing is held under this
 
-    def _ask(self, chunks: list[list[Request]]) -> Iterator[tuple[int, list[Response]]]:
-        for number, chunk in enumerate(chunks):
-            yield number, [Response(self.typical)] * len(chunk)
+    def _engine_answers(self, requests: Requests) -> Iterator[Answers]:
+        for block in blocks(requests):
+            yield {i: Response(self.typical) for i, _ in block}
 
 
 @dataclass
@@ -90,26 +90,31 @@ class _PlannedRole(Role):
 
     context: PlanContext = field(kw_only=True)
 
-    def ask(
+    def stream(
         self,
-        requests: Sequence[Request],
+        requests: Requests,
         label: str,
         about: Sequence[str],
+        total: int,
         wanted: int | None = None,
-    ) -> list[Response]:
-        step, engine, wanted = label.split(",")[0], self.engine, wanted or len(requests)
+    ) -> Iterator[tuple[int, Response]]:
+        engine, row, seen = self.engine, self.context.row(label, self.name), list[Request]()
         assert isinstance(engine, _Foreseen)
-        engine.typical = self.context.typical.get(step, "")
-        row = self.context.row(step, self.name)
-        row.identified = engine.identified
-        images = sum(1 + isinstance(image, Pair) for r in requests for image in r.images)
-        row.images += images * wanted // max(1, len(requests))
-        characters = sum(len(r.prompt) for r in requests) * wanted / max(1, len(requests))
-        row.prompt_tokens += round(characters / CHARACTERS)
-        before = row.asked
-        responses = super().ask(requests, label, about, wanted)
+        engine.typical = self.context.typical.get(label, "")
+        row.identified, before = engine.identified, row.asked
+
+        def counted() -> Requests:
+            for request in requests:
+                if request is not None:
+                    seen.append(request)
+                yield request
+
+        yield from super().stream(counted(), label, about, total, wanted)
+        each = (wanted or len(seen)) / max(1, len(seen))
+        images = sum(1 + isinstance(image, Pair) for r in seen for image in r.images)
+        row.images += int(images * each)
+        row.prompt_tokens += round(sum(len(r.prompt) for r in seen) * each / CHARACTERS)
         self.context.exact = self.context.exact and row.asked == before
-        return responses
 
 
 class ReadOnly(Cache):

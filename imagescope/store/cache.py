@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -27,7 +26,7 @@ from imagescope.errors import UserError
 from imagescope.files import parse_json
 from imagescope.records import Response
 from imagescope.store.cache_file import VERSION, bounded, open_file, reported, sound, with_checksum
-from imagescope.store.entries import Entry, Used, checked, read_response
+from imagescope.store.entries import Entry, Used, read_response
 from imagescope.store.hashing import AMONG, bundled, canonical, digest, hashed
 
 log = logging.getLogger("imagescope")
@@ -130,16 +129,13 @@ class Cache:
             self.used.responses.update(responses)
         return responses | {key: self.failed[key] for key in keys if key in self.failed}
 
-    def put(self, entries: Sequence[Entry]) -> dict[str, Response]:
-        """Stores all of them or none; returns key -> response as it will be read again. Errors are
-        not kept, but known to be part of this run; what is no proper response becomes one."""
-        entries = [replace(entry, response=checked(entry.response)) for entry in entries]
+    def put(self, entries: Sequence[Entry]) -> None:
+        """Stores all of them or none. Errors are not kept, but known to be part of this run."""
         answered = [e for e in entries if not e.response.error]
         self.insert("responses", [e.row() for e in answered])
         if self._record:
             self.used.failed.update({e.key: e for e in entries if e.response.error})
             self.used.responses.update(e.key for e in answered)
-        return {entry.key: entry.response for entry in entries}
 
     # Vectors
 

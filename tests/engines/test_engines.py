@@ -202,7 +202,7 @@ def test_every_request_is_answered_once(
     opened: Opened, questions: list[tuple[Request, bool]]
 ) -> None:
     requests = [r for r, _ in questions]
-    pairs = list(opened("verifier").generate(requests))
+    pairs = [pair for answers in opened("verifier").generate(requests) for pair in answers.items()]
     assert sorted(i for i, _ in pairs) == list(range(len(requests)))
     assert list(opened("verifier").generate([])) == []
 

@@ -4,7 +4,7 @@ limit."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,25 +51,19 @@ class Engine(EngineClass):
     def __init__(self, _: ModelConfig):
         self.identity, self.met = {"model": "stand-in"}, 0
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        for i, request in enumerate(requests):
-            if type(self).refuses(request):
-                self.met += 1
-                if self.met % self.every == 0:
-                    why = "refused: it is against the rules"
-                    yield i, Response("", finish="error", error=why)
-                    continue
-            if is_verification(request):
-                text = "Yes"
-            elif is_evaluation(request):
-                text = "ANSWER: No"
-            elif request.images:
-                text = "A blue square."
-            else:
-                text = QUESTIONS if is_question(request) else SYNTHESIS
-            yield i, Response(text)
-
-    def close(self) -> None: ...
+    def answer(self, request: Request) -> Response:
+        if type(self).refuses(request):
+            self.met += 1
+            if self.met % self.every == 0:
+                why = "refused: it is against the rules"
+                return Response("", finish="error", error=why)
+        if is_verification(request):
+            return Response("Yes")
+        if is_evaluation(request):
+            return Response("ANSWER: No")
+        if request.images:
+            return Response("A blue square.")
+        return Response(QUESTIONS if is_question(request) else SYNTHESIS)
 
 
 @pytest.fixture
@@ -156,18 +150,15 @@ def ask(cache: Cache, *requests: Request) -> Step:
     return role.steps["captions"]
 
 
-class Sees:
+class Sees(EngineClass):
     """An engine that finds out only when it decodes an image that it is none."""
 
     identity: ClassVar[dict[str, Any]] = {"model": "stand-in"}
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        for i, request in enumerate(requests):
-            path = next((image.path for image in request.images), "")  # type: ignore[union-attr]
-            error = f"{path}: not an image" if path else "the endpoint gave no choice"
-            yield i, Response("", finish="error", error=error)
-
-    def close(self) -> None: ...
+    def answer(self, request: Request) -> Response:
+        path = next((image.path for image in request.images), "")  # type: ignore[union-attr]
+        error = f"{path}: not an image" if path else "the endpoint gave no choice"
+        return Response("", finish="error", error=error)
 
 
 def test_an_unreadable_image_is_no_error_of_the_model(tmp_path: Path) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from imagescope.config import ModelConfig
-from imagescope.engines.base import Request, Response, collect
+from imagescope.engines.base import EngineClass, Request, Response, collect
 from imagescope.engines.cached import Cached
 from imagescope.engines.role import Role
 from imagescope.engines.text import SILENT, harmless, received
@@ -36,19 +35,16 @@ def test_harmless_text(text: str, expected: str) -> None:
     assert received(Response(text, 3, 4)) == Response(expected, 3, 4)
 
 
-class Says:
+class Says(EngineClass):
     """An engine that answers what its prompt says as JSON's texts do."""
 
     def __init__(self) -> None:
         self.identity: dict[str, Any] = {"engine": "says"}
         self.prompts: list[str] = []
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        self.prompts += [request.prompt for request in requests]
-        yield from enumerate(Response(json.loads(f'"{r.prompt}"')) for r in requests)
-
-    def close(self) -> None:
-        pass
+    def answer(self, request: Request) -> Response:
+        self.prompts.append(request.prompt)
+        return Response(json.loads(f'"{request.prompt}"'))
 
 
 def test_an_answer_without_text_is_an_error_and_not_kept(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from imagescope.config import EncoderConfig, ModelConfig
 from imagescope.encoders.base import Encoder, open_encoder
 from imagescope.encoders.cached import CachedEncoder
-from imagescope.engines.base import Response
+from imagescope.engines.base import EngineClass, Response
 from imagescope.engines.cached import Cached
 from imagescope.engines.role import Role
 from imagescope.errors import UserError
@@ -64,7 +64,7 @@ class ContentEncoder(Encoder):
         return vectors, reasons
 
 
-class ContentCaptioner:
+class ContentCaptioner(EngineClass):
     """Captions that follow from content; an engine."""
 
     def __init__(self, model="captioner"):
@@ -72,19 +72,15 @@ class ContentCaptioner:
         self.declared = {"model": model}
         self.asked: list[str] = []
 
-    def generate(self, requests):
-        for n, request in enumerate(requests):
-            path = Path(request.images[0].path)
-            self.asked.append(path.name)
-            try:
-                load_picture(path)
-            except UnreadableImage as error:
-                yield n, Response("", finish="error", error=str(error))
-                continue
-            said = (
-                "" if path.name == "silent.png" else f"picture {path.read_bytes()[-30:-20].hex()}"
-            )
-            yield n, Response(f" {said}\n")
+    def answer(self, request):
+        path = Path(request.images[0].path)
+        self.asked.append(path.name)
+        try:
+            load_picture(path)
+        except UnreadableImage as error:
+            return Response("", finish="error", error=str(error))
+        said = "" if path.name == "silent.png" else f"picture {path.read_bytes()[-30:-20].hex()}"
+        return Response(f" {said}\n")
 
     def close(self):
         pass

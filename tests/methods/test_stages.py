@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from imagescope.config import ModelConfig
-from imagescope.engines.base import Pair, Picture, Request, Response
+from imagescope.engines.base import (
+    Answers,
+    EngineClass,
+    Pair,
+    Picture,
+    Request,
+    Requests,
+    Response,
+    blocks,
+)
 from imagescope.engines.cached import EngineStats
 from imagescope.engines.role import Role
 from imagescope.engines.text import received
@@ -35,7 +44,7 @@ PROMPTS = Prompts(
 FILES = {name: Path(f"{name}.png") for name in "abcdefgh"}
 
 
-class Scripted:
+class Scripted(EngineClass):
     """Answers by a function, last request first, as an engine may."""
 
     def __init__(self, answer: Callable[[Request], Response]):
@@ -43,14 +52,11 @@ class Scripted:
         self.identity: dict[str, Any] = {}
         self.stats = EngineStats()
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        self.batches += bool(requests)
-        self.requests += requests
-        for i in reversed(range(len(requests))):
-            yield i, self.answer(requests[i])
-
-    def close(self) -> None:
-        pass
+    def generate(self, requests: Requests) -> Iterator[Answers]:
+        for block in blocks(requests):
+            self.batches += bool(block)
+            self.requests += [request for _, request in block]
+            yield {i: self.answer(request) for i, request in reversed(block)}
 
 
 def role(answer: Callable[[Request], str | Response], **config: Any) -> tuple[Role, Scripted]:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import pytest
 
 from imagescope.cli.app import main
 from imagescope.config import ROLES, ModelConfig, load_run
-from imagescope.engines.base import Request, Response
+from imagescope.engines.base import EngineClass, Request, Response
 from imagescope.engines.roles import Models
 from imagescope.records import Query, Ranking, Synthesis, Trace
 from imagescope.runs.folder import RunFolder, read_traces, to_json
@@ -382,14 +382,14 @@ def test_more_candidates_than_images(run: Run) -> None:
 def test_one_model_in_memory_whoever_shares_it(tmp_path: Path) -> None:
     """Captioner and evaluator are one checkpoint, and two others are loaded between them."""
 
-    class Memory:
+    class Memory(EngineClass):
         def __init__(self, config: ModelConfig):
             self.model, self.identity = config.model, {"model": config.model}
 
-        def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
+        def answer(self, request: Request) -> Response:
             loaded.add(self.model)
             assert loaded == {self.model}
-            yield from ((i, Response("yes")) for i in range(len(requests)))
+            return Response("yes")
 
         def close(self) -> None:
             loaded.discard(self.model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +31,7 @@ from imagescope.cli.app import main
 from imagescope.config import RunConfig, config_path, load_run
 from imagescope.encoders import base as encoders
 from imagescope.encoders.base import Encoder
-from imagescope.engines.base import Request, Response, collect
+from imagescope.engines.base import EngineClass, Request, Response, collect
 from imagescope.engines.cached import Cached
 from imagescope.engines.openai import TEMPLATE
 from imagescope.errors import UserError
@@ -192,7 +192,7 @@ def test_a_gallery_without_any_image(setting: Callable[..., Any], tmp_path: Path
     assert "images of the gallery missing" in found["CIRR"]
 
 
-class Engine:
+class Engine(EngineClass):
     def __init__(self, known: bool = True):
         self.known, self.loads = known, 0
 
@@ -202,11 +202,8 @@ class Engine:
             raise UserError("nowhere")
         return {"model": "stand-in"}
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        for i, _ in enumerate(requests):
-            yield i, Response("yes")
-
-    def close(self) -> None: ...
+    def answer(self, request: Request) -> Response:
+        return Response("yes")
 
 
 def test_what_is_cached_needs_no_look(

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -20,7 +21,17 @@ import pytest
 from PIL import Image
 
 from imagescope.engines import Lazy
-from imagescope.engines.base import Pair, Picture, Request, Response, collect
+from imagescope.engines.base import (
+    Answers,
+    EngineClass,
+    Pair,
+    Picture,
+    Request,
+    Requests,
+    Response,
+    blocks,
+    collect,
+)
 from imagescope.engines.cached import Cached
 from imagescope.errors import UserError
 from imagescope.store.bundle import export, read_used, write_used
@@ -29,7 +40,7 @@ from imagescope.store.entries import Entry, Used
 from imagescope.store.hashing import digest
 
 
-class Counting:
+class Counting(EngineClass):
     """An engine that says back what it was asked, and counts. (Only tests have such a thing.)"""
 
     def __init__(self, identity: dict[str, Any] | None = None, fail: Sequence[str] = ()):
@@ -39,15 +50,18 @@ class Counting:
         self.asked: list[Request] = []
         self.calls: list[int] = []
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        self.loads = 1
-        self.calls.append(len(requests))
-        for i in reversed(range(len(requests))):
-            self.asked.append(requests[i])
-            if requests[i].prompt in self.fail:
-                yield i, Response("", finish="error", error="refused")
-            else:
-                yield i, Response(f"said {requests[i].prompt}", 3, 2, probabilities=(0.1, 0.9))
+    def generate(self, requests: Requests) -> Iterator[Answers]:
+        for block in blocks(requests):
+            self.loads = 1
+            self.calls.append(len(block))
+            for i, request in reversed(block):
+                self.asked.append(request)
+                yield {i: self.answer(request)}
+
+    def answer(self, request: Request) -> Response:
+        if request.prompt in self.fail:
+            return Response("", finish="error", error="refused")
+        return Response(f"said {request.prompt}", 3, 2, probabilities=(0.1, 0.9))
 
     def close(self) -> None:
         self.loads = 0
@@ -125,26 +139,87 @@ def test_an_image_that_changes_is_asked_about_again(cache: Cache, pictures: list
     assert len(engine.asked) == 2
 
 
-def test_chunks_are_cut_from_the_list_and_stored_whole(cache: Cache) -> None:
-    class Dies(Counting):
-        def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-            for n, item in enumerate(super().generate(requests)):
-                if len(self.calls) == 3 and n == 1:
-                    raise KeyboardInterrupt
-                yield item
+class Batches(Counting):
+    """Answers three at a time; ends by an interruption after so many batches."""
 
+    def __init__(self, last: int):
+        super().__init__()
+        self.last = last
+
+    def generate(self, requests: Requests) -> Iterator[Answers]:
+        for block in blocks(requests):
+            for n, start in enumerate(range(0, len(block), 3)):
+                if n == self.last:
+                    raise KeyboardInterrupt
+                batch = block[start : start + 3]
+                self.calls.append(len(batch))
+                yield {i: self.answer(request) for i, request in batch}
+
+
+def test_what_was_finished_is_stored_whatever_ends_the_run(cache: Cache) -> None:
     requests = [Request(str(n)) for n in range(12)]
-    first = Dies()
     with pytest.raises(KeyboardInterrupt):
-        collect(Cached(first, cache, chunk_size=4), requests)
-    assert cache.info()["responses"] == 8
-    second = Counting()
-    collect(Cached(second, cache, chunk_size=4), requests)
-    assert [r.prompt for r in second.asked[::-1]] == ["8", "9", "10", "11"]
-    # what is held in the middle of a chunk does not move the cuts
-    third = Counting()
-    collect(Cached(third, cache, chunk_size=4), [Request("x"), *requests, Request("y")])
-    assert third.calls == [1, 1]
+        collect(Cached(Batches(2), cache), requests)
+    assert cache.info()["responses"] == 6
+    again = Counting()
+    responses = collect(Cached(again, cache), requests)
+    assert [r.prompt for r in again.asked[::-1]] == [str(n) for n in range(6, 12)]
+    assert [r.text for r in responses] == [f"said {n}" for n in range(12)]
+
+
+def test_what_was_finished_together_is_stored_together(cache: Cache) -> None:
+    stored: list[int] = []
+    put = cache.put
+
+    def count(entries: Sequence[Entry]) -> None:
+        stored.append(len(entries))
+        put(entries)
+
+    cache.put = count  # type: ignore[method-assign]
+    collect(Cached(Batches(9), cache, chunk_size=4), [Request(str(n)) for n in range(20)])
+    assert stored == [6, 6, 6, 2]  # at most a second apart, or as soon as there are four
+
+
+def test_requests_that_follow_from_answers(cache: Cache) -> None:
+    """Two dialogues of three rounds, the second one held up to its second round."""
+    held, engine = Counting(), Counting()
+    collect(Cached(held, cache), [Request("b0"), Request("b1")])
+    ready, heard = deque(["a0", "b0"]), list[str]()
+
+    def rounds() -> Requests:
+        while len(heard) < 6:
+            while ready:
+                yield Request(ready.popleft())
+            yield None
+
+    cached = Cached(engine, cache)
+    for answers in cached.generate(rounds()):
+        for response in answers.values():
+            name = response.text.removeprefix("said ")
+            heard.append(name)
+            if name[1] < "2":
+                ready.append(f"{name[0]}{int(name[1]) + 1}")
+    assert sorted(heard) == ["a0", "a1", "a2", "b0", "b1", "b2"]
+    assert sorted(r.prompt for r in engine.asked) == ["a0", "a1", "a2", "b2"]
+    assert engine.calls[0] == 1 and len(engine.calls) <= 4  # dialogues do not wait for each other
+    assert (cached.stats.wanted, cached.stats.cached, cached.stats.asked) == (6, 2, 4)
+
+
+def test_a_request_that_is_being_answered_is_not_asked_again(cache: Cache) -> None:
+    class Slow(Counting):
+        """Reads all there is before it answers anything."""
+
+        def generate(self, requests: Requests) -> Iterator[Answers]:
+            read = [block for block in blocks(requests) if block]
+            yield {i: self.answer(request) for block in read for i, request in block}
+
+    engine = Slow()
+    cached = Cached(engine, cache)
+    found: Answers = {}
+    for answers in cached.generate([Request("a"), None, Request("a"), Request("b")]):
+        found |= answers
+    assert [found[i].text for i in range(3)] == ["said a", "said a", "said b"]
+    assert (cached.stats.asked, cached.stats.duplicates) == (2, 1)
 
 
 def test_chunks_may_be_finished_in_any_order(cache: Cache) -> None:
@@ -218,16 +293,13 @@ def test_an_odd_list_of_what_was_used_is_said(tmp_path: Path, text: str) -> None
 
 
 def test_nothing_asked_nothing_touched(cache: Cache) -> None:
-    class Absent:
+    class Absent(EngineClass):
         @property
         def identity(self) -> dict[str, Any]:
             raise UserError("no such checkpoint")
 
-        def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
+        def generate(self, requests: Requests) -> Iterator[Answers]:
             raise AssertionError
-
-        def close(self) -> None:
-            pass
 
     assert collect(Cached(Absent(), cache), []) == []
 
@@ -480,10 +552,10 @@ def test_what_an_engine_may_not_say_is_an_error_and_not_kept(cache: Cache) -> No
     """An engine's author may be wrong about types; the cache is not damaged by it."""
 
     class Odd(Counting):
-        def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
+        def generate(self, requests: Requests) -> Iterator[Answers]:
             odd: list[Any] = [[{"type": "text"}], None, "\x00 \ud800 \udc80!", "fine"]
-            for i, text in enumerate(odd):
-                yield i, Response(text, probabilities=(float("nan"),) if i == 3 else ())
+            for (i, _), text in zip(next(blocks(requests)), odd, strict=True):
+                yield {i: Response(text, probabilities=(float("nan"),) if i == 3 else ())}
 
     requests = [Request("list"), Request("none"), Request("\ud800"), Request("nan")]
     answers = collect(Cached(Odd(), cache), requests)

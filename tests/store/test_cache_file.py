@@ -8,7 +8,7 @@ import random
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imagescope.engines.base import Request, Response, collect
+from imagescope.engines.base import EngineClass, Request, Response, collect
 from imagescope.engines.cached import Cached, _material
 from imagescope.errors import UserError
 from imagescope.records import plain
@@ -32,7 +32,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 SECRET = "http://someone:s3cret@127.0.0.1:8000/v1"
 
 
-class Endpoint:
+class Endpoint(EngineClass):
     """An engine as openai.py identifies itself; it says back what it was asked, and counts."""
 
     def __init__(self, identity: dict[str, Any] | None = None) -> None:
@@ -40,13 +40,9 @@ class Endpoint:
         self.declared = {"engine": "auto", "model": "m", "served_as": None}
         self.asked: list[str] = []
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        for i, request in enumerate(requests):
-            self.asked.append(request.prompt)
-            yield i, Response(f"said {request.prompt}", probabilities=(0.25, 0.75))
-
-    def close(self) -> None:
-        pass
+    def answer(self, request: Request) -> Response:
+        self.asked.append(request.prompt)
+        return Response(f"said {request.prompt}", probabilities=(0.25, 0.75))
 
 
 REQUESTS = [Request(prompt) for prompt in ("at a", "at b", "at both", "Ünï \ud800")]

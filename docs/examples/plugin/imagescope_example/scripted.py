@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ class Scripted(EngineClass):
 
     summary = "answers from a JSON file"
     remote = True  # there is no checkpoint
-    loads, load_seconds = 0, 0.0
 
     def __init__(self, config: ModelConfig):
         self._path = Path(config.model)
@@ -36,15 +34,10 @@ class Scripted(EngineClass):
         except OSError as error:
             raise UserError(f"{self._path}: no scripted answers: {error.strerror}") from None
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
+    def answer(self, request: Request) -> Response:
         answers: dict[str, str] = json.loads(self._content)
-        for index, request in enumerate(requests):
-            keys = [words for words in answers if words in request.prompt]
-            if keys:
-                yield index, Response(answers[max(keys, key=len)])
-            else:
-                error = f"no answer is written for {request.prompt!r:.80}"
-                yield index, Response("", finish="error", error=error)
-
-    def close(self) -> None:
-        """There is no memory to give back."""
+        keys = [words for words in answers if words in request.prompt]
+        if keys:
+            return Response(answers[max(keys, key=len)])
+        error = f"no answer is written for {request.prompt!r:.80}"
+        return Response("", finish="error", error=error)
