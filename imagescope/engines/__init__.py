@@ -38,6 +38,10 @@ class Lazy:
         return self._engine.identity
 
     @property
+    def width(self) -> int:
+        return self._engine.width
+
+    @property
     def loads(self) -> int:
         return self._opened.loads if self._opened else 0
 

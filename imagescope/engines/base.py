@@ -41,6 +41,7 @@ class Engine(Protocol):
         configuration is behind it.
     identity: everything about the engine that determines its answers, JSON-able: kind, model,
         revision or content hash, dtype, quantisation, template, context length.
+    width: how many requests it answers for about the price of one: those of a GPU's batch.
     loads, load_seconds: how often the model was loaded, and for how long.
     generate: lazy; the model is loaded at the first request that is really asked. Where nothing is
         being worked on and there is no request for now, it yields {}, so that its caller can find
@@ -53,6 +54,9 @@ class Engine(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]: ...
+
+    @property
+    def width(self) -> int: ...
 
     @property
     def loads(self) -> int: ...
@@ -81,6 +85,7 @@ class EngineClass:
     own_process: ClassVar[bool] = False
 
     declared: Mapping[str, Any] = {}
+    width: int = 1
     loads: int = 0
     load_seconds: float = 0.0
 

@@ -99,6 +99,10 @@ class Cached:
     def _id(self) -> str:
         return digest(self.identity)
 
+    @property
+    def width(self) -> int:
+        return 1 if self._replay else self._engine.width
+
     def close(self) -> None:
         self._engine.close()
 

@@ -52,6 +52,7 @@ class Child(EngineClass):
 
     def __init__(self, kind: str, config: ModelConfig):
         self.config = config
+        self.width = make(kind, config).width
         self.loads, self.load_seconds = 0, 0.0
         self._kind = kind
         self._process: subprocess.Popen[bytes] | None = None

@@ -260,7 +260,7 @@ class Distributed:
         replicas: int | None = None,
         address: str | None = None,
     ):
-        self.config = config
+        self.config, self.width = config, make(kind, config).width
         self._kind, self._replicas, self._address = kind, replicas, address
         self._open: Pool | None = None
         self._closed = (0, 0.0)  # loads and seconds of pools that were closed

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from imagescope.config import ModelConfig
 from imagescope.engines.base import Request, Requests, Response
@@ -14,6 +16,7 @@ from imagescope.errors import UserError
 from imagescope.progress import log, track
 from imagescope.records import added
 
+T = TypeVar("T")
 REASONS = 3  # different errors of a step that are quoted
 
 
@@ -102,7 +105,7 @@ class Role:
                 yield i, response
         except Absent as error:
             raise UserError(f"{label}, {about[error.index]}: {error}") from None
-        after, step = self.engine.stats, self.steps.setdefault(label.split(",")[0], Step())
+        after, step = self.engine.stats, self.steps.setdefault(label, Step())
         more = (wanted or len(asked)) - len(asked)
         step.add(after, before)
         step.count_errors(errors)
@@ -115,9 +118,43 @@ class Role:
             *(label, wanted or len(asked), after.asked - before.asked, spent),
         )
 
+    def ask_chains(
+        self,
+        starts: Iterable[tuple[T, Request]],
+        then: Callable[[T, Response], Iterable[tuple[T, Request]]],
+        label: str,
+        about: Callable[[T], str],
+        total: int,
+    ) -> None:
+        """Chains of requests, each of which follows from the response before it: rounds of a
+        dialogue, say. Chains do not wait for each other.
+
+        starts: the first requests, each with what stands for its chain.  then: gets that and the
+        response; the requests that follow.  about, total: as for `stream`, by chain.
+        """
+        ready, asked, names, answered = deque(starts), list[T](), list[str](), 0
+
+        def requests() -> Requests:
+            while ready or answered < len(asked):
+                while ready:
+                    chain, request = ready.popleft()
+                    asked.append(chain)
+                    names.append(about(chain))
+                    yield request
+                yield None
+
+        for place, response in self.stream(requests(), label, names, total):
+            answered += 1
+            ready.extend(then(asked[place], response))
+
+    @property
+    def width(self) -> int:
+        """How many requests are answered for about the price of one (engines/base.py)."""
+        return self.engine.width
+
     def unread(self, label: str, count: int) -> None:
         """Counts answers of a step that were not understood. label: as `ask` got it."""
-        self.steps[label.split(",")[0]].unread += count
+        self.steps[label].unread += count
 
     def warn_once(self, message: str) -> None:
         """A warning that is not repeated while the role is open."""

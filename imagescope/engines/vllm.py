@@ -31,6 +31,7 @@ from imagescope.models.ahead import read_ahead
 from imagescope.models.checkpoints import fetch, read_config
 from imagescope.models.images import prepare
 
+MAX_NUM_SEQS = 256  # that vLLM works on at least, on a GPU, where the configuration does not say
 PART, AHEAD = 32, 2  # requests that are read at a time; parts whose pictures are decoded ahead
 
 
@@ -44,6 +45,7 @@ class VLLM(EngineClass):
 
     def __init__(self, config: ModelConfig):
         self.config = config
+        self.width = (config.max_num_seqs or MAX_NUM_SEQS) if device.visible_gpus() else 1
         self.loads, self.load_seconds = 0, 0.0
         self._llm: Any = None
         self._room = 1  # requests that vLLM may have at a time; known when it is loaded

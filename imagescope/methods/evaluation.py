@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from imagescope.config import Reading
-from imagescope.engines.base import Pair, Request
+from imagescope.engines.base import Pair, Request, Response
 from imagescope.engines.role import Role
 from imagescope.methods.decisions import accepts
 from imagescope.methods.prompts import fill
 from imagescope.methods.ranking import reorder
+from imagescope.progress import log
 from imagescope.records import UNJUDGED, Evaluation, Judgement, Query, Ranking
 
+Place = tuple[int, int]  # query, rank
 LONGEST = 1 << 20  # no limit but the role's own
 
 
@@ -24,40 +26,64 @@ def evaluate(
     prompt: str,
     alpha: int,
     reading: Reading = "tolerant",
+    speculative: bool | None = None,
 ) -> tuple[list[Evaluation | None], list[Ranking]]:
     """The alpha best of each query are judged in turn, and the first accepted one moves to rank 1:
     the judgements, and the rankings that follow from them.
 
-    A query stops at its first Yes; all No leaves the order as it was. The queries go together,
-    rank by rank, so that the engine sees large batches. A candidate that could not be judged, or
-    whose judgement is not understood, stays where it is, and the judgement says why.
+    A query stops at its first Yes; all No leaves the order as it was. A candidate that could not be
+    judged, or whose judgement is not understood, stays where it is, and the judgement says why.
+    speculative: all are judged at once, and what comes after the first Yes is dropped: the same
+    result with less waiting and more requests. None: where they are so few that the engine answers
+    them all for about the price of one.
     """
-    judgements: list[list[Judgement]] = [[] for _ in queries]
-    open_queries = [i for i, q in enumerate(queries) if not q.verbatim]
-    for rank in range(alpha):
-        open_queries = [i for i in open_queries if rank < len(rankings[i].names)]
-        requests = []
-        for i in open_queries:
+    both = zip(queries, rankings, strict=True)
+    depths = [0 if query.verbatim else min(alpha, len(ranking.names)) for query, ranking in both]
+    total = sum(depths)
+    if speculative is None:
+        speculative = total <= evaluator.width
+    judgements: list[dict[int, Judgement]] = [{} for _ in queries]
+
+    def ask(i: int, rank: int) -> Iterator[tuple[Place, Request]]:
+        if rank < depths[i]:
             query, candidate = queries[i], rankings[i].names[rank]
             left = files.get(query.reference) if query.reference else None
             pair = Pair(str(left) if left else None, str(files[candidate]))
             text = fill(prompt, INSTRUCTION=query.instruction.lower().strip(" ."))
-            requests.append(Request(text, (pair,), max_tokens=LONGEST))
-        about = [str(queries[i]) for i in open_queries]
-        responses = evaluator.ask(requests, f"evaluation, rank {rank + 1}", about)
-        undecided = []
-        for i, response in zip(open_queries, responses, strict=True):
-            decision = None if response.error else accepts(response.text, reading)
-            unread = decision is None and not response.error
-            text = f"{UNJUDGED}: {response.error})" if response.error else response.text
-            judgements[i].append(Judgement(rankings[i].names[rank], decision is True, text, unread))
-            if not decision:
-                undecided.append(i)
-        open_queries = undecided
-    if any(judgements):
-        evaluator.unread("evaluation", sum(j.unread for row in judgements for j in row))
-    evaluations = [Evaluation(tuple(row)) if row else None for row in judgements]
-    return evaluations, [_promote(row, r) for row, r in zip(judgements, rankings, strict=True)]
+            yield (i, rank), Request(text, (pair,), max_tokens=LONGEST)
+
+    def read(place: Place, response: Response) -> Iterable[tuple[Place, Request]]:
+        i, rank = place
+        decision = None if response.error else accepts(response.text, reading)
+        unread = decision is None and not response.error
+        text = f"{UNJUDGED}: {response.error})" if response.error else response.text
+        candidate = rankings[i].names[rank]
+        judgements[i][rank] = Judgement(candidate, decision is True, text, unread)
+        return () if speculative or decision else ask(i, rank + 1)
+
+    starts = [
+        start
+        for rank in range(alpha if speculative else 1)
+        for i in range(len(queries))
+        for start in ask(i, rank)
+    ]
+    evaluator.ask_chains(starts, read, "evaluation", lambda place: str(queries[place[0]]), total)
+
+    rows = [_to_first_yes([row[rank] for rank in sorted(row)]) for row in judgements]
+    spared = total - sum(map(len, rows))
+    if speculative:
+        log.info("evaluation: all asked at once; %d of %d were not needed", spared, total)
+    else:
+        log.info("evaluation: asked in turn; %d of %d need not be asked", spared, total)
+    if total:
+        evaluator.unread("evaluation", sum(j.unread for row in rows for j in row))
+    evaluations = [Evaluation(tuple(row)) if row else None for row in rows]
+    return evaluations, [_promote(row, r) for row, r in zip(rows, rankings, strict=True)]
+
+
+def _to_first_yes(row: list[Judgement]) -> list[Judgement]:
+    accepted = next((n for n, judgement in enumerate(row) if judgement.accepted), len(row))
+    return row[: accepted + 1]
 
 
 def _promote(judgements: list[Judgement], ranking: Ranking) -> Ranking:

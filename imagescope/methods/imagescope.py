@@ -30,6 +30,9 @@ class ImageScopeOptions(Options):
     top_k: int = Field(20, gt=0, description="candidates that are verified")
     alpha: int = Field(3, gt=0, description="candidates compared with the reference")
     stages: Words = Field(STAGES, description="s1, s1 s2, or s1 s2 s3")
+    speculative: bool | None = Field(
+        None, description="compare all alpha at once; by default where that costs no more"
+    )
 
     @field_validator("stages")
     @classmethod
@@ -109,6 +112,7 @@ class ImageScope(Method):
 
         with context.role("evaluator") as evaluator:
             evaluations, rankings = evaluate(
-                queries, rankings, files, evaluator, prompts["evaluation"], options.alpha, reading
+                *(queries, rankings, files, evaluator, prompts["evaluation"]),
+                *(options.alpha, reading, options.speculative),
             )
         yield Outcome("stage3", rankings, [{"evaluation": e} for e in evaluations])

@@ -2,17 +2,17 @@
 
 Two calls. The first splits the instruction into atomic edits and describes the target; in a
 dialogue it folds a round into the first description of the round before, so rounds follow one
-another, but all dialogues go together. The second turns edits into yes/no questions for stage 2; it
-needs nothing from retrieval, so the reasoner is loaded once for both.
+another, but dialogues do not wait for each other. The second turns edits into yes/no questions for
+stage 2; it needs nothing from retrieval, so the reasoner is loaded once for both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from imagescope.config import Reading
-from imagescope.engines.base import Request
+from imagescope.engines.base import Request, Response
 from imagescope.engines.role import Role
 from imagescope.methods.parsing import (
     QUESTIONS_SCHEMA,
@@ -38,53 +38,49 @@ def synthesise(
 
     captions: reference image -> its caption; a reference without one counts as no reference.
     """
-    place = {q.key: i for i, q in enumerate(queries)}
+    place = {query.key: i for i, query in enumerate(queries)}
+    followers: dict[int | None, list[int]] = {}  # None: queries that follow none
+    for i, query in enumerate(queries):
+        followers.setdefault(place.get((query.id, query.turn - 1)), []).append(i)
     syntheses: dict[int, Synthesis] = {}
-    waiting, unread = list(range(len(queries))), 0
-    while waiting:
-        before = {i: place.get((queries[i].id, queries[i].turn - 1)) for i in waiting}
-        wave = [i for i in waiting if before[i] is None or before[i] in syntheses]
-        waiting = [i for i in waiting if not (before[i] is None or before[i] in syntheses)]
-        contexts: list[tuple[int, str, str]] = []  # query, reference description, fallback
-        for i in wave:
-            query, previous = queries[i], before[i]
+    contexts: dict[int, tuple[str, str]] = {}  # reference description, fallback
+    unread = 0
+
+    def ask(after: int | None) -> Iterator[tuple[int, Request]]:
+        for i in followers.get(after, ()):
+            query, caption = queries[i], captions.get(queries[i].reference or "", "")
             if query.verbatim:
                 syntheses[i] = Synthesis("", (), (query.instruction,))
-            elif previous is not None:
-                description = syntheses[previous].descriptions[0]
-                contexts.append((i, description, description))
-            elif caption := captions.get(query.reference or "", ""):
-                contexts.append((i, caption, caption))
+                yield from ask(i)
+                continue
+            if after is not None:
+                description = syntheses[after].descriptions[0]
+                contexts[i] = description, description
+            elif caption:
+                contexts[i] = caption, caption
             else:
-                contexts.append((i, BLANK_IMAGE, query.instruction.strip() or BLANK_IMAGE))
-        requests = [
-            Request(
-                fill(
-                    prompts["synthesis"],
-                    INSTRUCTION=queries[i].instruction,
-                    REF_IMAGE_DESC=reference.strip(),
-                ),
-                max_tokens=LONGEST,
-                schema=SYNTHESIS_SCHEMA if reasoner.config.json_schema else None,
+                contexts[i] = BLANK_IMAGE, query.instruction.strip() or BLANK_IMAGE
+            text = fill(
+                prompts["synthesis"],
+                INSTRUCTION=query.instruction,
+                REF_IMAGE_DESC=contexts[i][0].strip(),
             )
-            for i, reference, _ in contexts
-        ]
-        turn = queries[wave[0]].turn
-        label = f"synthesis, round {turn}" if turn else "synthesis"
-        for (i, reference, fallback), response in zip(
-            contexts,
-            reasoner.ask(requests, label, [str(queries[i]) for i, _, _ in contexts]),
-            strict=True,
-        ):
-            query = queries[i]
-            edits, descriptions, how = parse_synthesis(
-                response.text, query.instruction, fallback, reading
-            )
-            if response.error:
-                how = f"fallback: {response.error}"
-            elif not understood(how):
-                unread += 1
-            syntheses[i] = Synthesis(reference, edits, descriptions, text=response.text, parse=how)
+            schema = SYNTHESIS_SCHEMA if reasoner.config.json_schema else None
+            yield i, Request(text, max_tokens=LONGEST, schema=schema)
+
+    def read(i: int, response: Response) -> Iterator[tuple[int, Request]]:
+        nonlocal unread
+        (reference, fallback), text = contexts[i], response.text
+        edits, descriptions, how = parse_synthesis(text, queries[i].instruction, fallback, reading)
+        if response.error:
+            how = f"fallback: {response.error}"
+        elif not understood(how):
+            unread += 1
+        syntheses[i] = Synthesis(reference, edits, descriptions, text=text, parse=how)
+        return ask(i)
+
+    total = sum(not query.verbatim for query in queries)
+    reasoner.ask_chains(ask(None), read, "synthesis", lambda i: str(queries[i]), total)
     if unread:
         reasoner.unread("synthesis", unread)
     return [syntheses[i] for i in range(len(queries))]
