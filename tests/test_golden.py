@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import fields, make_dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,15 @@ import pytest
 
 from imagescope.cli.app import main
 from imagescope.engines import Lazy, cached
-from imagescope.engines.base import Pair, Picture, Request, Response, collect
+from imagescope.engines.base import (
+    Answers,
+    Pair,
+    Picture,
+    Request,
+    Requests,
+    Response,
+    blocks,
+)
 from imagescope.errors import UserError
 from imagescope.methods.prompts import VERIFICATION, atomic_instructions, fill, load_prompts
 from imagescope.models.checkpoints import fingerprint
@@ -114,18 +122,16 @@ def test_a_run_with_refused_requests_is_exported_and_replayed(
                     db.execute("DELETE FROM responses WHERE key = ?", (key,))
     refused = []
 
-    def refusing(self: Lazy, requests: Sequence[Request]) -> Iterator[tuple[int, Response]]:
-        if not requests or "reasoner" in self.declared["model"]:
+    def refusing(self: Lazy, requests: Requests) -> Iterator[Answers]:
+        if "reasoner" in self.declared["model"]:
             yield from generate(self, requests)
             return
-        for i, request in enumerate(requests):
-            refused.append(request)
-            yield i, Response("", finish="error", error="refused: a filter")
+        for block in blocks(requests):
+            refused.extend(block)
+            error = Response("", finish="error", error="refused: a filter")
+            yield {i: error for i, _ in block}
 
     monkeypatch.setattr(Lazy, "generate", refusing)
-    monkeypatch.setattr(Lazy, "chunks", lambda self, chunks: (
-        (n, collect(self, chunk)) for n, chunk in enumerate(chunks)
-    ))  # fmt: skip
     folder = run(tmp_path, tiny_data, *options, *places)
     assert len(refused) >= 2
     monkeypatch.undo()
