@@ -34,10 +34,11 @@ def print_summary(result: Result, console: Console) -> None:
     for step in sorted(result.steps, key=lambda name: numbers.get(name, 0)):
         cost = result.steps[step]
         counts = [cost.wanted, *(getattr(cost, name) for name in COUNTS)]
-        seconds = f"{cost.seconds:.1f}"
-        costs.append([str(numbers.get(step, "")), step, seconds, *(f"{n:,}" for n in counts)])
-    costs.append(["", "in all", f"{result.seconds:.1f}"])
-    console.print(table("stage", "step", "seconds", "requests", *COUNTS, rows=costs, words=2))
+        name = f"{numbers.get(step, ' ')} {step}"
+        costs.append([name, f"{cost.seconds:.1f}", *(f"{count:,}" for count in counts)])
+    costs.append(["  in all", f"{result.seconds:.1f}"])
+    columns = ("step", "s", "requests", *COUNTS)  # of 80 characters
+    console.print(table(*columns, rows=costs, whole=columns))
     for message in warnings(result.steps):
         say(console, f"warning: {message}")
     for file in result.files:
