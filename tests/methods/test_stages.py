@@ -98,7 +98,7 @@ def test_composed_text_and_dialogue_in_one_list() -> None:
     # a round's descriptions are all ranked by; the first alone goes on to the next round
     assert found[3].descriptions == ("opening+q? yes", "x")
     assert found[4].descriptions == ("opening+q? yes+r? no", "x")
-    assert engine.batches == 3  # the first wave, and a wave per further round
+    assert engine.batches == 2  # an opening is not asked about, so the first round goes with others
     assert {r.max_tokens for r in engine.requests} == {99}
 
 
