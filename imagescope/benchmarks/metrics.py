@@ -6,8 +6,9 @@ estimate is their mean with a bootstrap interval. So two runs can be compared qu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -149,25 +150,76 @@ def estimates(measured: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
 @dataclass(frozen=True, slots=True)
 class Difference(Estimate):
     """b - a over the same queries, in the metric's unit: a 95 % paired bootstrap interval, and the
-    two-sided p-value of a sign-flip permutation test."""
+    two-sided p-value of a sign-flip permutation test.
+
+    corrected: p where this is one of several comparisons (`corrected`); None where it stands alone.
+    """
 
     p: float
+    corrected: float | None = None
 
     def __format__(self, number: str) -> str:
-        return f"{super(Difference, self).__format__(f'+{number}')} p={self.p:.4f}"
+        return super(Difference, self).__format__(f"+{number}")
+
+    @property
+    def significance(self) -> str:
+        """p, corrected where it is, to be shown: "0.034", and "< 0.001" for anything less."""
+        p = self.p if self.corrected is None else self.corrected
+        return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def paired(a: Values, b: Values, seed: int = 0) -> Difference | None:
     """How b differs from a, query by query (queries with NaN in either are left out).
 
-    Under the null hypothesis each query's difference is as likely to have the other sign.
+    Under the null hypothesis each query's difference is as likely to have the other sign. Where all
+    differences are of one size, as those of a recall are, the test is exact, and McNemar's;
+    otherwise p is not below 1 / (PERMUTATIONS + 1).
     """
     differences = (b - a)[~np.isnan(b - a)]
     mean = estimate(differences, seed)
     if mean is None:
         return None
     sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
-    signs = np.random.default_rng(seed).binomial(counts, 0.5, (PERMUTATIONS, len(counts)))
-    sums = np.abs((2 * signs - counts) @ sizes)
-    extreme = int(np.count_nonzero(sums >= abs(differences.sum()) - 1e-9))
-    return Difference(mean.value, mean.low, mean.high, (extreme + 1) / (PERMUTATIONS + 1))
+    if len(sizes) == 1:
+        p = _sign_test(int(np.count_nonzero(differences > 0)), int(counts[0]))
+    else:
+        signs = np.random.default_rng(seed).binomial(counts, 0.5, (PERMUTATIONS, len(counts)))
+        sums = np.abs((2 * signs - counts) @ sizes)
+        extreme = int(np.count_nonzero(sums >= abs(differences.sum()) - 1e-9))
+        p = (extreme + 1) / (PERMUTATIONS + 1)
+    return Difference(mean.value, mean.low, mean.high, p)
+
+
+def _sign_test(positive: int, n: int) -> float:
+    """How likely n fair coins lie at least as far from even as `positive` heads do."""
+    heads = max(positive, n - positive)
+    half, log = math.log(2), math.lgamma
+    tail = math.fsum(
+        math.exp(log(n + 1) - log(k + 1) - log(n - k + 1) - n * half) for k in range(heads, n + 1)
+    )
+    return min(1.0, 2 * tail)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p-values of m comparisons corrected so that the chance of any false finding stays below the
+    level at which they are read (Holm 1979): with p_(1) <= ... <= p_(m) it is, for the i-th,
+
+        max over j <= i of min(1, (m - j + 1) p_(j))
+    """
+    results, highest = list(ps), 0.0
+    for rank, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        highest = max(highest, min(1.0, (len(ps) - rank) * ps[place]))
+        results[place] = highest
+    return results
+
+
+def corrected(differences: Sequence[Difference]) -> list[Difference]:
+    """The differences of one table with their p-values corrected by Holm's method."""
+    ps = holm([difference.p for difference in differences])
+    return [replace(d, corrected=p) for d, p in zip(differences, ps, strict=True)]
+
+
+def tested(count: int) -> str:
+    """How the p-values of a table with so many differences were made."""
+    many = f", corrected for {count} comparisons (Holm)" if count > 1 else ""
+    return f"two-sided paired permutation test{many}"

@@ -109,20 +109,40 @@ def score(
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders; the first is the baseline.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run folders, or folders of runs; the first run is the baseline."),
+    ],
     all_quoted: Annotated[
         bool, Opt("--all-quoted", help="Published figures of other and unknown encoders, too.")
     ] = False,
-    as_json: Annotated[bool, Opt("--json", help="As JSON.")] = False,
+    form: Annotated[
+        str, Opt("--format", help="table, markdown, csv, latex or json; to standard output.")
+    ] = "table",
+    as_json: Annotated[bool, Opt("--json", help="As --format json.")] = False,
+    html: Annotated[
+        Path | None, Opt(help="Write a page with all runs to this file: recall beside cost.")
+    ] = None,
 ) -> None:
-    """Metrics of runs side by side, with paired significance and published figures."""
+    """Metrics and cost of runs side by side, with paired significance and published figures."""
+    from imagescope.report.formats import FORMATS
+    from imagescope.report.leaderboard import write_leaderboard
     from imagescope.report.tables import print_comparison
     from imagescope.runs.compare import compare as compare_runs
     from imagescope.runs.folder import to_json
 
-    tables = compare_runs(runs, all_quoted=all_quoted)
-    if as_json:
-        print_json(to_json(tables))
-    else:
-        for table in tables:
-            print_comparison(table, console)
+    form = "json" if as_json else form
+    if form not in ("table", "json", *FORMATS):
+        raise UserError(f"--format {form}: choose table, json, {', '.join(FORMATS)}")
+    comparisons = compare_runs(runs, all_quoted=all_quoted)
+    if form == "json":
+        print_json(to_json(comparisons))
+    elif form in FORMATS:
+        sys.stdout.write(FORMATS[form](comparisons))
+    elif not html:
+        for comparison in comparisons:
+            print_comparison(comparison, console)
+    if html:
+        page = write_leaderboard(comparisons, html)
+        if form == "table":
+            say(console, f"page: {page}")

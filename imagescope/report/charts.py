@@ -34,13 +34,14 @@ COLOURS = {
     "#000031": "var(--target)",
 }
 INK, MUTED, LINE, PAPER, STAGE_1, STAGE_2, STAGE_3, HELPED, HURT, LEFT, TARGET = COLOURS
+TEXT = 11.5  # points: 11 pixels and more where a chart is as narrow as on a phone of 390
 STAGE_COLOURS = (STAGE_1, STAGE_2, STAGE_3)
 STYLE: Any = {  # matplotlib types its keys one by one
     "svg.fonttype": "none",
     "svg.hashsalt": "imagescope",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.5,
+    "font.size": TEXT,
     "text.color": INK,
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,
@@ -142,7 +143,7 @@ def _stage_chart(
     right = len(stages) - 1
     axes.set_xlim(-0.25, right + 0.75)
     for place, (value, name) in zip(_apart(ends, (top - low) * 0.075), ends, strict=True):
-        axes.text(right + 0.22, place, f"{name}  {value:.1f}", va="center", fontsize=9.5)
+        axes.text(right + 0.22, place, f"{name}  {value:.1f}", va="center")
     axes.set_xticks(range(len(stages)), stages)
     axes.yaxis.set_major_formatter("{x:.0f} %")
     return _svg(figure, ident)
@@ -243,9 +244,7 @@ def movement_chart(
         axes.plot([0.75, last], [0.75, last], color=MUTED, linewidth=0.8, zorder=1)
         if 0 < reach < last:
             axes.axvline(reach + 0.5, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)), zorder=1)
-            axes.text(
-                reach * 0.94, last * 0.82, f"top {reach}", color=MUTED, fontsize=8.5, ha="right"
-            )
+            axes.text(reach * 0.94, last * 0.82, f"top {reach}", color=MUTED, ha="right")
         for axis, label in ((axes.xaxis, labels[0]), (axes.yaxis, labels[1])):
             axis.set_label_text(f"target's rank after {label.lower()}")
         axes.set_xscale("log")
@@ -274,3 +273,46 @@ def _by_colour(
         ([p for p in counts if p[1] < p[0]], HELPED),
         ([p for p in counts if p[1] > p[0]], HURT),
     ]
+
+
+def cost_chart(
+    points: Sequence[tuple[str, float, Estimate]], metric: str, lower: bool, ident: str
+) -> str:
+    """A metric (with its interval) against what a query costs, a labelled dot a run.
+
+    points: (label, seconds, estimate).  lower: whether less of the metric is better. The line joins
+    the runs that no other beats at the same cost or less.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context({**STYLE, "axes.grid.axis": "both"}):
+        figure, (axes,) = _figure(4.6, 3.1)
+        front = frontier([(seconds, e.value) for _, seconds, e in points], lower)
+        axes.plot([x for x, _ in front], [y for _, y in front], color=TARGET, linewidth=1.2,
+                  drawstyle="steps-post", zorder=2)  # fmt: skip
+        for label, seconds, e in points:
+            axes.plot([seconds, seconds], [e.low, e.high], color=STAGE_2, linewidth=2.2, alpha=0.45,
+                      solid_capstyle="round", zorder=2)  # fmt: skip
+            axes.plot(seconds, e.value, "o", color=STAGE_2, markersize=7, markeredgecolor=PAPER,
+                      markeredgewidth=1.2, zorder=3)  # fmt: skip
+            axes.annotate(label, (seconds, e.value), (7, 5), textcoords="offset points", zorder=4)
+        costs = [seconds for _, seconds, _ in points]
+        if min(costs) > 0 and max(costs) > 20 * min(costs):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.minorticks_off()
+        else:
+            axes.set_xlim(left=0, right=1.12 * max(costs) or 1)
+        axes.set_xlabel("seconds of model time a query")
+        axes.set_title(metric, loc="left", color=MUTED, fontsize=TEXT)
+        return _svg(figure, ident)
+
+
+def frontier(points: Sequence[tuple[float, float]], lower: bool) -> list[tuple[float, float]]:
+    """Of (cost, value) those whose value none of the same cost or less reaches, by cost. lower:
+    whether less of the value is better."""
+    front = list[tuple[float, float]]()
+    for cost, value in sorted(points, key=lambda p: (p[0], p[1] if lower else -p[1])):
+        if not front or (value < front[-1][1] if lower else value > front[-1][1]):
+            front.append((cost, value))
+    return front

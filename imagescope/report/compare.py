@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from imagescope.benchmarks.metrics import Difference, paired
+from imagescope.benchmarks.metrics import Difference, corrected, paired, tested
 from imagescope.errors import UserError
 from imagescope.files import write_text
 from imagescope.records import Query, Trace
@@ -23,6 +23,7 @@ from imagescope.report.build import (
 from imagescope.report.findings import Images
 from imagescope.report.queries import Ranks
 from imagescope.report.thumbnails import write_thumbnails
+from imagescope.runs.compare import differing
 from imagescope.runs.folder import iter_traces
 from imagescope.runs.manifest import Manifest
 
@@ -89,7 +90,9 @@ def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
         "labels": list(dict.fromkeys(k for m in manifests for k, _ in facts.facts(m))),
         "metrics": _metrics(a, b),
         "queries": len(rows),
-        "found": [(k, *_counts(ranks, k)) for k in FOUND],
+        "settings": differing(dict(zip("AB", manifests, strict=True))),
+        "found": _counts(ranks),
+        "tested": tested(len(FOUND)),
         "hidden": all(r is None for pair in ranks for r in pair),
         "lower_is_better": spec.lower_is_better if spec else (),
     }
@@ -126,9 +129,14 @@ def _metrics(a: Path, b: Path) -> list[dict[str, Any]]:
     return facts.metric_table(last)
 
 
-def _counts(ranks: list[Ranks], top: int) -> tuple[list[int], Difference | None]:
-    """Queries found in the top by A alone, B alone, both, neither; how B differs, in percent."""
-    found = np.array([[r is not None and r < top for r in pair] for pair in ranks], bool)
-    a, b = found.T
-    counts = [int(part.sum()) for part in (a & ~b, ~a & b, a & b, ~a & ~b)]
-    return counts, paired(100.0 * a, 100.0 * b)
+def _counts(ranks: list[Ranks]) -> list[tuple[int, list[int], Difference | None]]:
+    """For each k of FOUND: queries found in the top k by A alone, B alone, both, neither; and how B
+    differs, in percent."""
+    counts, differences = [], []
+    for k in FOUND:
+        found = np.array([[r is not None and r < k for r in pair] for pair in ranks], bool)
+        a, b = found.T
+        counts.append([int(part.sum()) for part in (a & ~b, ~a & b, a & b, ~a & ~b)])
+        differences.append(paired(100.0 * a, 100.0 * b))
+    own = iter(corrected([d for d in differences if d]))
+    return [(k, n, d and next(own)) for k, n, d in zip(FOUND, counts, differences, strict=True)]

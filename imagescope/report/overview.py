@@ -26,7 +26,7 @@ def newest(runs: Path, name: str = "default") -> list[Path]:
         finished = [
             path
             for path in runs.glob(f"{benchmark}/{name}/*/manifest.json")
-            if Manifest.read(path.parent, lenient=True).status.startswith("finished")
+            if Manifest.read(path.parent, lenient=True).finished
         ]
         if finished:
             found.append(max(finished, key=lambda path: path.stat().st_mtime).parent)

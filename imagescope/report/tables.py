@@ -8,10 +8,11 @@ from typing import Any
 from rich.console import Console
 
 from imagescope.benchmarks.check import Checked
-from imagescope.benchmarks.metrics import Difference
+from imagescope.benchmarks.metrics import Difference, tested
 from imagescope.benchmarks.published import Quoted
 from imagescope.config import RunConfig
 from imagescope.records import Estimate
+from imagescope.report.formats import COSTS, spent
 from imagescope.runs.compare import Comparison
 from imagescope.runs.plan import memory
 from imagescope.runs.plan_context import Forecast
@@ -21,21 +22,26 @@ LINES = 20  # of one kind of fault
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Which run is which and what it cost, a row a run for each metric, what the stages brought,
-    and papers' figures. It is no wider for many runs than for two."""
+    """Which run is which, in what they differ and what each cost, a row a run for each metric, what
+    the stages brought, and papers' figures. It is no wider for many runs than for two."""
     runs, title = comparison.runs, comparison.title
     for label, run in runs.items():
         encoder = comparison.encoders[label]
         say(console, f"{label}: {' '.join(run.paths)}{encoder and f', encoder {encoder}'}")
-    costs = []
-    for label, run in runs.items():
-        least = "" if run.cost.whole else "≥ "
-        spent = (run.cost.tokens_in, run.cost.tokens_out, run.cost.model_seconds)
-        figures = ("?" if n is None else f"{least}{n:,.2f}" for n in spent)
-        costs.append([label, run.method.name, *figures])
-    names = ("run", "method", "tokens in", "out", "model s")
+    if comparison.settings:
+        rows = [
+            ["" if i else name, ", ".join(labels), value or "–"]
+            for name, values in comparison.settings.items()
+            for i, (value, labels) in enumerate(_by_value(values).items())
+        ]
+        title_of_settings = f"{title}: the runs differ in"
+        console.print(
+            table("setting", "runs", "value", rows=rows, title=title_of_settings, words=3)
+        )
+    costs = [[label, run.method.name, *spent(run.cost)] for label, run in runs.items()]
+    columns = ("run", "method", *COSTS)
     title_of_costs = f"{title}: cost of a query, less the gallery's"
-    console.print(table(*names, rows=costs, title=title_of_costs, words=2))
+    console.print(table(*columns, rows=costs, title=title_of_costs, words=2))
     if not all(run.cost.whole for run in runs.values()):
         console.print("≥: answers from the cache cost nothing there")
     rows = [
@@ -50,6 +56,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         last_stages = f"{title}: last stages, 95 % intervals"
         whole = ("metric", "run", "p")
         console.print(table(*names, rows=rows, title=last_stages, words=2, whole=whole))
+        _print_tests(comparison.tests, console)
     gains = [
         [label, stages, metric, *_difference(difference)]
         for label, pairs in comparison.gains.items()
@@ -59,16 +66,29 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     if gains:
         names = ("run", "stages", "metric", "difference", "p")
         console.print(table(*names, rows=gains, title="what the stages brought", words=3))
+        _print_tests(len(gains), console)
     for note in comparison.notes:
         say(console, note)
     if comparison.quoted:
         _print_quoted(comparison.quoted, console)
 
 
+def _by_value(values: Mapping[str, str]) -> dict[str, list[str]]:
+    """value -> the runs that have it."""
+    runs: dict[str, list[str]] = {}
+    for label, value in values.items():
+        runs.setdefault(value, []).append(label)
+    return runs
+
+
 def _difference(difference: Difference | None) -> tuple[str, str]:
     """Its cell, and that of p."""
-    interval, _, p = f"{difference:.2f}".partition(" p=") if difference else ("", "", "")
-    return interval, p
+    return (f"{difference:.2f}", difference.significance) if difference else ("", "")
+
+
+def _print_tests(count: int, console: Console) -> None:
+    if count:
+        say(console, f"p: {tested(count)}")
 
 
 def _print_quoted(quoted: Sequence[Quoted], console: Console) -> None:

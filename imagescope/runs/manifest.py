@@ -88,6 +88,10 @@ class Manifest(dict[str, Any]):
             return "running" if running(process.get("pid")) else "interrupted"
         return status
 
+    @property
+    def finished(self) -> bool:
+        return self.status.startswith("finished")
+
     def as_started(self, path: str | Path) -> Path:
         """A path of the run's configuration, seen from the folder in which the run was started; as
         it is, where it is not there (any more)."""

@@ -236,3 +236,36 @@ def test_the_permutation_test_is_its_definition(differences: list[int]) -> None:
     exact = np.mean(sums >= abs(sum(differences)))
     found = metrics.paired(np.zeros(len(differences)), np.array(differences, float))
     assert found is not None and found.p == pytest.approx(exact, abs=0.03)
+
+
+def test_a_recall_is_tested_exactly() -> None:
+    """Six of six queries gained: 2 (1/2)^6. Four gained, one lost: 2 (5 + 1) (1/2)^5."""
+    for gained, lost, expected in ((6, 0, 2 / 64), (4, 1, 12 / 32), (2, 2, 1.0), (700, 300, 0.0)):
+        b = np.array([100.0] * gained + [0.0] * lost + [100.0] * 5)
+        a = np.array([0.0] * gained + [100.0] * lost + [100.0] * 5)
+        found = metrics.paired(a, b)
+        assert found is not None and found.p == pytest.approx(expected, abs=1e-12)
+
+
+def test_holms_correction_by_hand() -> None:
+    """Three p-values: 3 times the least, 2 times the next, which the last may not undercut."""
+    assert metrics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert metrics.holm([0.5, 0.001, 0.2, 0.6]) == pytest.approx([1, 0.004, 0.6, 1])
+    assert metrics.holm([0.02]) == [0.02] and metrics.holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holms_correction_keeps_the_order_and_lies_within_bonferronis(ps: list[float]) -> None:
+    found = metrics.holm(ps)
+    assert all(p <= q <= min(1, len(ps) * p) + 1e-12 for p, q in zip(ps, found, strict=True))
+    assert sorted(range(len(ps)), key=lambda i: (ps[i], found[i])) == sorted(
+        range(len(ps)), key=lambda i: (found[i], ps[i])
+    )
+
+
+def test_small_p_values_are_shown_as_such() -> None:
+    one = metrics.Difference(1.0, 0.5, 1.5, 0.0004)
+    assert (f"{one:.1f}", one.significance) == ("+1.0 [+0.5, +1.5]", "< 0.001")
+    two, three = metrics.corrected([one, metrics.Difference(1.0, -1.0, 3.0, 0.3)])
+    assert (two.significance, three.significance) == ("< 0.001", "0.300")
+    assert metrics.corrected([one] * 5)[0].significance == "0.002"

@@ -143,7 +143,8 @@ def test_json_and_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["compare", str(run), "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert found["title"] == "CIRR val" and found["lines"][0]["values"][0]["value"] == 50
-    assert main(["compare", str(tmp_path)]) == 1
+    (tmp_path / "empty").mkdir()
+    assert main(["compare", str(tmp_path / "empty")]) == 1
     assert "no run folder" in capsys.readouterr().err
     (run / "manifest.json").write_text("{}")
     assert main(["compare", str(run)]) == 1
