@@ -154,20 +154,29 @@ class EncoderConfig(_Model):
 
 
 class ModelSet(_Model):
-    """configs/models/<name>.yaml: the five roles, and the prompts they need, if any."""
+    """configs/models/<name>.yaml: the encoder, the roles, and the prompts they need, if any. A set
+    may leave roles out: methods that ask no language model need none."""
 
-    captioner: ModelConfig
-    reasoner: ModelConfig
-    verifier: ModelConfig
-    evaluator: ModelConfig
+    captioner: ModelConfig | None = None
+    reasoner: ModelConfig | None = None
+    verifier: ModelConfig | None = None
+    evaluator: ModelConfig | None = None
     encoder: EncoderConfig
     prompts: str | None = None
     note: str = ""
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that the set has a model for."""
+        return tuple(name for name in ROLES if getattr(self, name) is not None)
+
     def role(self, name: str) -> ModelConfig:
-        found = getattr(self, name)
-        assert isinstance(found, ModelConfig)
-        return found
+        """A role's model. Raises UserError where the set has none."""
+        config: ModelConfig | None = getattr(self, name)
+        if config is None:
+            there = ", ".join((*self.roles, "encoder"))
+            raise UserError(f"the models have no {name} (only: {there}): give another --models")
+        return config
 
 
 class RunConfig(_Model):
@@ -275,7 +284,9 @@ def load_models(name: str | Path, checkpoints: Mapping[str, str] | None = None) 
     data = read_yaml(path)
     for role, model in (checkpoints or {}).items():
         config = data.get(role)
-        if isinstance(config, dict) and config.get("model") != model:
+        if config is None:
+            data[role] = {"model": model}
+        elif isinstance(config, dict) and config.get("model") != model:
             kept = {k: v for k, v in config.items() if k not in ("revision", "trust_remote_code")}
             data[role] = {**kept, "model": model}
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,16 @@ import yaml
 from pydantic import ValidationError
 
 from imagescope.cli.app import normalise
-from imagescope.config import ModelConfig, config_path, load_models, load_run, parse_options
+from imagescope.config import (
+    PACKAGE,
+    ROLES,
+    ModelConfig,
+    config_path,
+    load_models,
+    load_run,
+    parse_options,
+)
+from imagescope.engines import is_remote
 from imagescope.errors import UserError
 from imagescope.methods.base import open_method
 
@@ -19,9 +29,11 @@ DATASETS = [
     "Flickr30K", "MSCOCO", "VisDial",
 ]  # fmt: skip
 
+SETS = sorted(path.stem for path in (PACKAGE.parent / "configs" / "models").glob("*.yaml"))
+
 
 @pytest.mark.parametrize("dataset", DATASETS)
-@pytest.mark.parametrize("models", ["paper", "tiny", "modern", "single-24gb"])
+@pytest.mark.parametrize("models", SETS)
 def test_every_packaged_pair_is_valid(dataset: str, models: str) -> None:
     run = load_run(f"configs/{dataset}.yaml", {"models": models})
     assert run.dataset == dataset and run.models_name == models
@@ -54,12 +66,47 @@ def test_the_papers_models_and_their_decoding() -> None:
 
 
 def test_only_the_evaluator_of_the_paper_runs_remote_code_and_it_is_pinned() -> None:
-    for name in ("paper", "tiny", "modern", "single-24gb"):
+    for name in SETS:
         models = load_models(name)
         for role in ("captioner", "reasoner", "verifier", "evaluator"):
             config = models.role(role)
             if config.trust_remote_code:
                 assert (role, config.revision is not None) == ("evaluator", True)
+
+
+def test_a_laptop_needs_two_checkpoints_without_code_of_their_own() -> None:
+    models = load_models("laptop")
+    roles = [models.role(name) for name in ROLES]
+    assert all(role == roles[0] for role in roles)  # loaded once
+    assert not roles[0].trust_remote_code and not is_remote(roles[0])
+    assert models.note.startswith("Not run where this project was developed")
+
+
+def test_every_example_of_a_server_is_a_valid_set(tmp_path: Path) -> None:
+    text = (PACKAGE.parent / "configs" / "models" / "server.yaml").read_text()
+    rest = text[text.index("reasoner:") :]
+    examples = re.findall(r"^(?:# )?captioner: .*\n(?:(?:# )?  .*\n)+", text, re.MULTILINE)
+    assert len(examples) == 4
+    addresses = set()
+    for example in examples:
+        path = tmp_path / "mine.yaml"
+        path.write_text(re.sub("^# ", "", example, flags=re.MULTILINE) + rest)
+        models = load_models(path)
+        assert all(is_remote(models.role(name)) for name in ROLES)
+        addresses.add(models.role("verifier").base_url)
+    assert len(addresses) == 4 and load_models("server").role("reasoner").base_url in addresses
+
+
+def test_a_set_may_have_an_encoder_alone(tmp_path: Path) -> None:
+    path = tmp_path / "encoder.yaml"
+    path.write_text("encoder: {model: e}\n")
+    models = load_models(path)
+    assert models.roles == ()
+    with pytest.raises(UserError, match="the models have no reasoner"):
+        models.role("reasoner")
+    assert load_models(path, {"captioner": "c"}).role("captioner").model == "c"
+    run = load_run("configs/CIRR.yaml", {"models": path, "method": "text-only"})
+    assert run.models.roles == ()
 
 
 def test_what_a_role_may_ask_of_a_thinking_model(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from imagescope import __version__, progress
+from imagescope.cli import index as cli_index
 from imagescope.cli import own as cli_own
 from imagescope.cli import registry as listings
 from imagescope.cli import run as cli_run
@@ -29,7 +30,11 @@ class Commands(TyperGroup):
     """Our commands, then those of other packages, which are imported when called or listed."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *COMMANDS]
+        names = super().list_commands(ctx)
+        if "index" in names:  # a group, and groups come last: put it to its neighbours
+            names.remove("index")
+            names.insert(names.index("caption"), "index")
+        return [*names, *COMMANDS]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         ours = super().get_command(ctx, cmd_name)
@@ -47,7 +52,8 @@ app = typer.Typer(
 app.add_typer(data_app, name="data", no_args_is_help=True)
 app.add_typer(submission_app, name="submission", no_args_is_help=True)
 app.add_typer(cache_app, name="cache", no_args_is_help=True)
-for command in (score, compare, cli_own.index, cli_own.search, cli_own.chat, cli_own.serve):
+app.add_typer(cli_index.index_app, name="index")
+for command in (score, compare, cli_index.caption, cli_own.search, cli_own.chat, cli_own.serve):
     app.command()(command)
 console = Terminal()
 # typer brings a click of its own, or uses the installed one, by its version
@@ -85,7 +91,7 @@ def normalise(argv: list[str]) -> list[str]:
                 front.append(next(words)[1])
         elif name == "--stages" and not equals:
             values = []
-            while i + 1 < len(argv) and re.fullmatch(r"s[1-3]([ ,]+s[1-3])*", argv[i + 1]):
+            while i + 1 < len(argv) and re.fullmatch(r"s[0-3]([ ,]+s[0-3])*", argv[i + 1]):
                 i, stage = next(words)
                 values.append(stage)
             rest += [word, " ".join(values)] if values else [word]

@@ -1,4 +1,4 @@
-"""The commands for your own pictures: index, search, chat, serve."""
+"""The commands that search your own pictures: search, chat, serve."""
 
 from __future__ import annotations
 
@@ -11,80 +11,100 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from imagescope import progress
+from imagescope.cli.index import Engine, Models, Name, engine_name
 from imagescope.errors import UserError
 from imagescope.files import write_text
-from imagescope.terminal import Terminal, print_json
+from imagescope.terminal import Terminal, print_json, say
 
 if TYPE_CHECKING:
     from imagescope.own.answers import Answer
     from imagescope.own.conversation import Conversation
-    from imagescope.own.indexing import Update
     from imagescope.own.scope import ImageScope
 
 console = Terminal(highlight=False)
 Opt = typer.Option
-Name = Annotated[str, typer.Argument(help="The index, by its name.")]
-Models = Annotated[str | None, Opt(help="A set of configs/models, or a file.")]
-Engine = Annotated[str | None, Opt(help="auto, transformers, vllm or openai.")]
-Method = Annotated[str, Opt(help="A name of `imagescope methods`.")]
-Option = Annotated[list[str] | None, Opt(metavar="NAME=VALUE", help="An option of it (repeat).")]
-Stages = Annotated[str | None, Opt(help="ImageScope's: s1, s1 s2, or s1 s2 s3.")]
-Top = Annotated[int, Opt(min=1, help="How many pictures are shown.")]
-Alone = Annotated[
-    bool, Opt("--one-at-a-time", help="Each model has the GPU's memory alone, and is loaded anew.")
+Method = Annotated[
+    str, Opt(metavar="NAME", help="How to search: a name that `imagescope methods` lists.")
 ]
-SHOWN = 5  # names of a kind, in the summary of an index
-
-
-def index(
-    folder: Annotated[Path, typer.Argument(help="Every picture below it is indexed.")],
-    name: Annotated[str | None, Opt(help="The index' name; else the folder's.")] = None,
-    models: Models = None,
-    engine: Engine = None,
-    prompts: Annotated[str | None, Opt(help="A prompt set, or a folder.")] = None,
-    exclude: Annotated[
-        list[str] | None,
-        Opt(help="Files and folders to leave out, as '*.gif' or 'old/*' (repeat); remembered."),
-    ] = None,
-) -> None:
-    """Caption and embed the pictures below a folder, or only what has changed there."""
-    from imagescope.own.indexing import build
-
-    _summarise(build(folder, name, models, _engine(engine), prompts, exclude or None))
+Option = Annotated[
+    list[str] | None,
+    Opt(metavar="NAME=VALUE", help="An option of the method, such as tau=0.3; may be repeated."),
+]
+Stages = Annotated[
+    str | None,
+    Opt(
+        metavar="STAGES",
+        help="How far to go. s0: rank by the encoder alone, no language model is asked. s1: the "
+        "reasoner rewords the query first. s1 s2: the best pictures are then checked. s1 s2 s3 "
+        "(the default): the very best are then compared.",
+    ),
+]
+Top = Annotated[int, Opt(metavar="N", min=1, help="How many pictures to show.")]
+Alone = Annotated[
+    bool,
+    Opt(
+        "--one-at-a-time",
+        help="Keep one model in GPU memory at a time: for a small GPU; every question waits "
+        "for models to load.",
+    ),
+]
 
 
 def search(
     name: Name,
-    text: Annotated[str, typer.Argument(help="What to look for, or what is to be different.")],
-    reference: Annotated[Path | None, Opt(help="A picture to start from.")] = None,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="WORD", help="What to look for; with --reference, what should be different."
+        ),
+    ],
+    reference: Annotated[
+        Path | None,
+        Opt(metavar="PICTURE", help="A picture to start from: a file, or a name in the index."),
+    ] = None,
     method: Method = "imagescope",
     option: Option = None,
     stages: Stages = None,
     top: Top = 10,
-    as_json: Annotated[bool, Opt("--json", help="Print JSON.")] = False,
-    html: Annotated[Path | None, Opt(help="Also write a page with thumbnails.")] = None,
+    as_json: Annotated[
+        bool,
+        Opt(
+            "--json",
+            help="Print JSON: text, reference, method, stage, title, seconds, descriptions, parse, "
+            "findings, and results with rank, path, name, score, caption, first_rank, notes "
+            "(docs/own_pictures.md explains them).",
+        ),
+    ] = False,
+    html: Annotated[
+        Path | None,
+        Opt(metavar="FILE", help="Also write this file, a page with the pictures found."),
+    ] = None,
     models: Models = None,
     engine: Engine = None,
 ) -> None:
     """Find pictures by a description, or by a picture and a change.
 
-    Where `imagescope serve` runs for the index with the same method it is asked, as its models are
-    in memory; with --models or --engine it is not.
+    The query needs no quotes: imagescope search holidays a red kite over the sea
+
+    While `imagescope serve` runs for the same index and method, it answers, since its models are
+    loaded already; with --models or --engine this command loads its own.
     """
     from imagescope.config import parse_options
     from imagescope.own import show
     from imagescope.own.ask import ask
 
     _hush()
-    options = parse_options(option or [])
+    text, options = " ".join(words), parse_options(option or [])
     asked = None if models or engine else ask(name, text, reference, stages, top, method, options)
     if asked:
         answer, folder = asked.answer, asked.folder
+        _note(f"answered by the running `imagescope serve {name}`")
     else:
         from imagescope.own.scope import ImageScope
 
-        with ImageScope.open(name, models, _engine(engine), False, method, options) as scope:
-            answer, folder = scope.search(text, reference, stages, top), scope.manifest.folder
+        with ImageScope.open(name, models, engine_name(engine), False, method, options) as scope:
+            answer, folder = _watch(scope, text, reference, stages, top), scope.manifest.folder
     if as_json:
         print_json(show.as_json(answer))
     else:
@@ -98,6 +118,26 @@ def search(
             console.print(f"page: {html}", markup=False, soft_wrap=True)
 
 
+def _watch(
+    scope: ImageScope, text: str, reference: Path | None, stages: str | None, top: int
+) -> Answer:
+    """The last stage's answer; what each stage comes to is told meanwhile."""
+    _note(f"searching {len(scope):,} pictures …")
+    for answer in scope.stages(text, reference, stages, top):
+        best = f"best so far {answer[0].name}" if answer.upcoming and len(answer) else "done"
+        upcoming = f"; next: {answer.upcoming} …" if answer.upcoming else ""
+        _note(f"{answer.stage} {answer.title}: {best} ({answer.seconds:.1f} s){upcoming}")
+    if answer.stage == "s0" and not stages:
+        _note(f"{scope.lacking}: the encoder alone searched (see: imagescope caption --help)")
+    return answer
+
+
+def _note(line: str) -> None:
+    """A line on standard error, for who waits."""
+    if not progress.quiet:
+        say(Terminal(stderr=True), line, style="dim")
+
+
 def chat(
     name: Name,
     method: Method = "imagescope",
@@ -108,15 +148,20 @@ def chat(
     engine: Engine = None,
     alone: Alone = False,
 ) -> None:
-    """Search by a dialogue: each line refines the last. /help says what else there is."""
+    """Search in a dialogue: type a description, then say what to change, line by line.
+
+    /help lists the other commands, such as /like 2 (start from result 2) and /quit.
+    """
     from imagescope.config import parse_options
     from imagescope.own.conversation import Conversation
     from imagescope.own.scope import ImageScope
 
     _hush()
     options = parse_options(option or [])
-    with ImageScope.open(name, models, _engine(engine), not alone, method, options) as scope:
+    with ImageScope.open(name, models, engine_name(engine), not alone, method, options) as scope:
         pictures = f"{len(scope)} pictures of {scope.manifest.folder}"
+        if scope.lacking and not stages:
+            pictures += f" ({scope.lacking}: the encoder alone searches)"
         console.print(f"{pictures}. Say what to look for; /help for more.", markup=False)
         conversation = Conversation()
         while (line := _read()) is not None:
@@ -132,16 +177,21 @@ def chat(
 
 def serve(
     name: Name,
-    host: Annotated[str, Opt(help="The address that is listened on.")] = "127.0.0.1",
-    port: Annotated[int, Opt(min=0, max=65535, help="The port; 0 takes a free one.")] = 7860,
+    host: Annotated[str, Opt(metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, Opt(min=0, max=65535, help="The port to listen on; 0: any free one.")
+    ] = 7860,
     method: Method = "imagescope",
     option: Option = None,
-    top: Annotated[int, Opt(min=1, max=48, help="How many pictures are shown.")] = 12,
+    top: Annotated[int, Opt(metavar="N", min=1, max=48, help="How many pictures to show.")] = 12,
     models: Models = None,
     engine: Engine = None,
     alone: Alone = False,
 ) -> None:
-    """Open a page for searching in the browser, for this machine alone unless --host says other."""
+    """Start a web page for searching an index in the browser; Ctrl-C ends it.
+
+    Only this machine can open it, unless --host names another address.
+    """
     from imagescope.config import parse_options
     from imagescope.own.web import serve as run
 
@@ -153,7 +203,7 @@ def serve(
             markup=False,
         )
     options = parse_options(option or [])
-    run(name, host, port, top, models, _engine(engine), not alone, method, options)
+    run(name, host, port, top, models, engine_name(engine), not alone, method, options)
 
 
 def _hush() -> None:
@@ -161,39 +211,6 @@ def _hush() -> None:
     logger = logging.getLogger("imagescope")
     if logger.level == logging.INFO:
         logger.setLevel(logging.WARNING)
-
-
-def _engine(name: str | None) -> str | None:
-    from imagescope.config import engine_name
-
-    try:
-        return engine_name(name) if name else None
-    except ValueError as error:
-        raise UserError(f"--engine: {error}") from None
-
-
-def _summarise(update: Update) -> None:
-    manifest, changes = update.manifest, update.changes
-    lines = [
-        f"{update.name}: {len(manifest.pictures)} pictures of {manifest.folder} "
-        f"({manifest.models_name} models, {update.seconds:.1f} s)",
-        f"new {len(changes.new)}, changed {len(changes.changed)}, moved {len(changes.moved)}, "
-        f"removed {len(changes.removed)}, unchanged {changes.unchanged}",
-    ]
-    if manifest.skipped:
-        lines.append(f"skipped {len(manifest.skipped)}:")
-        shown = list(manifest.skipped.items())[:SHOWN]
-        lines += [f"  {name}: {reason}" for name, reason in shown]
-        if len(manifest.skipped) > SHOWN:
-            lines.append(f"  and {len(manifest.skipped) - SHOWN} more, in the index' index.json")
-    if update.excluded:
-        left_out = ", ".join(f"{pattern} ({n})" for pattern, n in update.excluded.items())
-        lines.append(f"left out by name: {left_out}")
-    if update.others:
-        lines.append(f"{update.others} other files are no pictures by their names")
-    lines.append(f'now: imagescope search {update.name} "what you look for"')
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
 
 
 def _write(path: Path, text: str) -> None:

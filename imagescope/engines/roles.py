@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from imagescope.config import ROLES, ModelConfig, RunConfig
+from imagescope.config import ModelConfig, RunConfig
 from imagescope.engines import open_engine
 from imagescope.engines.cached import Cached
 from imagescope.engines.role import Role, Step
@@ -68,7 +68,8 @@ class Models:
         try:
             yield self.open(name)
         finally:
-            later = ROLES[ROLES.index(name) + 1 :]
+            roles = self._config.models.roles
+            later = roles[roles.index(name) + 1 :]
             if not any(self._shared(other) == self._shared(name) for other in later):
                 self._engines[self._shared(name)].close()
 

@@ -76,12 +76,12 @@ def ask(
 ) -> Reply | None:
     """What a running `serve` of this index answers; None where none runs, or none of the index as
     it is now, or one of another method. Raises UserError for a question that it refuses."""
-    try:
-        serving = Serving.model_validate_json((library.place(name) / "serving.json").read_bytes())
-    except (OSError, ValidationError):
-        return None
-    same = (serving.index, serving.method, serving.options) == (state(name), method, options or {})
-    if not same or not running(serving.pid):
+    server = serving(name)
+    if server is None or (server.index, server.method, server.options) != (
+        state(name),
+        method,
+        options or {},
+    ):
         return None
     question = Question(
         text=text,
@@ -90,9 +90,9 @@ def ask(
         stages=stages if isinstance(stages, str) or stages is None else tuple(stages),
         top=top,
     )
-    connection = http.client.HTTPConnection(HERE, serving.port, timeout=LONGEST)
+    connection = http.client.HTTPConnection(HERE, server.port, timeout=LONGEST)
     try:
-        headers = {"Authorization": f"Bearer {serving.token}"}
+        headers = {"Authorization": f"Bearer {server.token}"}
         connection.request("POST", "/", question.model_dump_json(), headers)
         response = connection.getresponse()
         content = response.read()
@@ -106,6 +106,15 @@ def ask(
     finally:
         connection.close()
     return None
+
+
+def serving(name: str) -> Serving | None:
+    """The running `serve` of an index, or None."""
+    try:
+        server = Serving.model_validate_json((library.place(name) / "serving.json").read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return server if running(server.pid) else None
 
 
 @contextmanager
@@ -148,7 +157,7 @@ def answering(desk: Desk, index: tuple[int, int]) -> Iterator[None]:
     path = library.place(name) / "serving.json"
     with ThreadingHTTPServer((HERE, 0), Handler) as server:
         config = desk.scope.config
-        serving = Serving(
+        described = Serving(
             pid=os.getpid(),
             port=server.server_port,
             token=token,
@@ -159,7 +168,7 @@ def answering(desk: Desk, index: tuple[int, int]) -> Iterator[None]:
         thread = Thread(target=server.serve_forever, name="ask", daemon=True)
         thread.start()
         try:
-            _write(path, serving)
+            _write(path, described)
             yield
         finally:
             server.shutdown()

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imagescope import __version__
 from imagescope.arrays import Array
-from imagescope.config import PACKAGE, ROLES, EngineName, ModelSet, RunConfig, config_path
+from imagescope.config import EngineName, ModelSet, RunConfig
 from imagescope.errors import UserError
 from imagescope.files import replacing, write_json
 from imagescope.models.device import visible_gpus
@@ -53,7 +53,8 @@ class Entry(BaseModel):
 
 class Manifest(BaseModel):
     """index.json. `pictures` is in the order of the vectors' rows; `encoder` and `captioner` are
-    the identities of the models that made it; `exclude` are the patterns of --exclude."""
+    the identities of the models that made it; `exclude` are the patterns of --exclude; `seconds`
+    is what one picture took the last time a model was asked: {"captions": …, "vectors": …}."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -72,6 +73,12 @@ class Manifest(BaseModel):
     pictures: dict[str, Entry]
     skipped: dict[str, str]
     exclude: tuple[str, ...] = ()
+    seconds: dict[str, float] = {}
+
+    @property
+    def captioned(self) -> bool:
+        """Whether its pictures have captions; without them the encoder alone searches."""
+        return bool(self.captioner)
 
 
 def home() -> Path:
@@ -123,6 +130,54 @@ def read_manifest(name: str) -> Manifest:
     return manifest
 
 
+def describe(name: str) -> dict[str, Any]:
+    """What there is to say of an index, as plain values; bytes: what its folder takes, and what
+    the image database holds for it alone. Raises UserError as read_manifest."""
+    manifest = read_manifest(name)
+    models = manifest.models
+    files = [path for folder in _folders(name) for path in folder.rglob("*") if path.is_file()]
+    return {
+        "name": name,
+        "folder": str(manifest.folder),
+        "pictures": len(manifest.pictures),
+        "captions": manifest.captioned,
+        "updated": manifest.updated,
+        "bytes": sum(path.stat().st_size for path in files),
+        "models": manifest.models_name,
+        "checkpoints": {role: getattr(models, role).model for role in (*models.roles, "encoder")},
+        "engine": manifest.engine,
+        "prompts": manifest.prompts,
+        "exclude": list(manifest.exclude),
+        "skipped": dict(manifest.skipped),
+    }
+
+
+def rename(name: str, new: str) -> None:
+    """Gives an index another name. Raises UserError where that is taken or no name."""
+    read_manifest(name)
+    if place(new).exists():
+        raise UserError(f"there is an index {new!r} already")
+    for folder, target in zip(_folders(name), _folders(new), strict=True):
+        with writing(target):
+            if folder.is_dir():
+                shutil.rmtree(target, ignore_errors=True)  # of an index that is gone
+                folder.rename(target)
+
+
+def remove(name: str) -> None:
+    """Removes an index, and what the image database holds for it alone. Models' answers stay."""
+    read_manifest(name)
+    for folder in _folders(name):
+        with writing(folder):
+            if folder.is_dir():
+                shutil.rmtree(folder)
+
+
+def _folders(name: str) -> tuple[Path, Path]:
+    """An index' own folder, and the image database's of the same name."""
+    return place(name), home() / "image_db" / name
+
+
 def settings(
     manifest: Manifest, models: ModelSet | None = None, engine: EngineName | None = None
 ) -> RunConfig:
@@ -135,7 +190,7 @@ def settings(
     if engine == "auto" and not visible_gpus():
         plain = {
             name: chosen.role(name).model_copy(update={"engine": "transformers"})
-            for name in ROLES
+            for name in chosen.roles
             if not (chosen.role(name).engine or chosen.role(name).base_url)
         }
         chosen = chosen.model_copy(update=plain)
@@ -248,17 +303,3 @@ def write_manifest(name: str, manifest: Manifest, before: Manifest | None = None
     for path in folder.glob("vectors-*"):
         if path.name not in keep:
             path.unlink(missing_ok=True)
-
-
-def portable(models: ModelSet, prompts: str) -> tuple[ModelSet, str]:
-    """The same models and prompts, nameable from any working folder."""
-    update = {}
-    for role in (*ROLES, "encoder"):
-        config = getattr(models, role)
-        model = Path(config.model).expanduser()
-        if model.is_dir() and not (PACKAGE.parent / model).is_dir():
-            update[role] = config.model_copy(update={"model": str(model.resolve())})
-    folder = config_path(prompts, "prompts").resolve()
-    own = [(root / "configs").resolve() for root in (PACKAGE, PACKAGE.parent)]
-    packaged = any(folder.is_relative_to(root) for root in own)
-    return models.model_copy(update=update), folder.name if packaged else str(folder)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,16 +14,7 @@ from typing import Any
 import numpy as np
 
 from imagescope.benchmarks import specs
-from imagescope.config import (
-    PACKAGE,
-    ROLES,
-    EngineName,
-    ModelSet,
-    RunConfig,
-    config_path,
-    load_models,
-)
-from imagescope.engines import is_remote
+from imagescope.config import EngineName, ModelSet, RunConfig, config_path, load_models
 from imagescope.engines.base import Picture, Request
 from imagescope.errors import UserError
 from imagescope.gallery.vectors import GalleryVectors
@@ -32,10 +24,11 @@ from imagescope.own import library
 from imagescope.own.answers import Answer, Explanation, Result
 from imagescope.own.context import IndexContext
 from imagescope.own.folder import sha256
+from imagescope.own.models import impatient, portable, share_memory
 from imagescope.records import Query, Ranking, Synthesis, Trace
 from imagescope.report.findings import Line, lines, notes, stored_file
 
-SHARE = 0.9  # of a GPU's memory, for all roles together
+STANDARD = "imagescope"  # the method that is meant where none is named
 
 
 class ImageScope:
@@ -93,7 +86,7 @@ class ImageScope:
         models: str | None = None,
         engine: EngineName | None = None,
         resident: bool = True,
-        method: str = "imagescope",
+        method: str = STANDARD,
         options: Mapping[str, Any] | None = None,
     ) -> ImageScope:
         """Opens an index by its name.
@@ -106,8 +99,8 @@ class ImageScope:
         an unknown method or option.
         """
         manifest = library.read_manifest(name)
-        chosen = library.portable(load_models(models), "general")[0] if models else manifest.models
-        chosen = _impatient(chosen)
+        chosen = portable(load_models(models), "general")[0] if models else manifest.models
+        chosen = impatient(chosen)
         if resident:
             chosen = share_memory(chosen)
         config = library.settings(manifest, chosen, engine)
@@ -126,7 +119,8 @@ class ImageScope:
 
         text: a description; with a reference what is to be different from it.
         reference: any picture, in the index or not (a name of the index, or a file's path).
-        stages: the method's option of this name, for this search: s1, s1 s2, or s1 s2 s3.
+        stages: the method's option of this name, for this search: s1, s1 s2, or s1 s2 s3; s0 asks
+            the encoder alone, which finds what is like the words (and the reference).
         previous: a description that the text refines (`Answer.carried` of the answer before).
         Raises UserError for an empty text, stages out of order, an unreadable reference, and none
         where the method starts from one.
@@ -145,17 +139,14 @@ class ImageScope:
     ) -> Iterator[Answer]:
         """The same as `search`, an answer after each stage as soon as it is there.
 
-        glance: first of all an answer 's0', which no model but the encoder had a part in: what is
-        like the words (and the reference) as they are.
+        glance: first of all the answer of 's0'.
         """
         start = time.monotonic()
         if not text.strip():
             raise UserError("say what to look for: the text is empty")
         if top < 1:
             raise UserError("--top: at least 1")
-        method = self.method
-        if stages is not None:
-            method = open_method(method.name, {**self.config.options, "stages": stages})
+        method, alone = self._choose(stages)
         if method.needs_reference and not reference:
             raise UserError(
                 f"{method.name} starts from a reference picture, and there is none: give one "
@@ -175,12 +166,40 @@ class ImageScope:
             queries = [Query("own", previous, verbatim=True), Query("own", text.strip(), turn=1)]
             prompts = self._talk
         context = self._context.about(path, prompts, max(top, getattr(method.options, "top_k", 0)))
-        if glance and method.roles:
+        if alone or (glance and method.roles):
             look = open_method("image+text" if path else "text-only")
             for trace in _traces(look, [plain], context):
-                yield self._answer(trace, method, 0, top, start)
+                answer = self._answer(trace, method, 0, top, start)
+                if alone:
+                    answer = replace(answer, method=look.name, title=look.summary, upcoming="")
+                yield answer
+        if alone:
+            return
         for number, trace in enumerate(_traces(method, queries, context), 1):
             yield self._answer(trace, method, number, top, start)
+
+    @property
+    def lacking(self) -> str:
+        """What the index or its models lack for the method; "" where there is all it asks for."""
+        if self.method.roles and not self.manifest.captioned:
+            return "the index has no captions"
+        absent = [role for role in self.method.roles if role not in self.config.models.roles]
+        return f"the models have no {', '.join(absent)}" if absent else ""
+
+    def _choose(self, stages: str | Sequence[str] | None) -> tuple[Method, bool]:
+        """The method of a search, and whether the encoder alone is asked instead: where s0 is
+        wished, or where the standard method, with no stage wished, lacks something."""
+        method = self.method
+        if stages in ("s0", ["s0"], ("s0",)):
+            return method, True
+        if self.lacking and (stages or method.name != STANDARD):
+            raise UserError(
+                f"{self.lacking}, which {method.name} needs: imagescope caption {self.name} "
+                "[--models SET] makes them, --stages s0 searches by the encoder alone"
+            )
+        if stages is not None:
+            method = open_method(method.name, {**self.config.options, "stages": stages})
+        return method, bool(self.lacking)
 
     def close(self) -> None:
         """Gives the models' memory back."""
@@ -299,42 +318,6 @@ def _scores(trace: Trace) -> dict[str, float]:
     for ranking in trace.rankings.values():
         scores |= zip(ranking.names, ranking.scores, strict=False)  # a new order has no scores
     return scores
-
-
-def _impatient(models: ModelSet) -> ModelSet:
-    """The same models for somebody who waits: an endpoint's silence is not waited for again."""
-    update = {}
-    for name in ROLES:
-        role = models.role(name)
-        calm = {"retry_timeouts": False, "retries": min(role.retries, 2)}
-        update[name] = role.model_copy(update=calm)
-    return models.model_copy(update=update)
-
-
-def share_memory(models: ModelSet) -> ModelSet:
-    """The same models, each engine with its share of one GPU's memory.
-
-    Shares go by the size of the checkpoints where they are folders, else all alike; roles with the
-    same checkpoint have one engine and one share, those behind an endpoint none.
-    """
-    here = [name for name in ROLES if not is_remote(models.role(name))]
-    sizes = {models.role(name).model: _size(models.role(name).model) for name in here}
-    sized = all(sizes.values())
-    total = sum(sizes.values()) if sized else len(sizes)
-    update = {}
-    for name in here:
-        role = models.role(name)
-        share = SHARE * (sizes[role.model] if sized else 1) / total
-        update[name] = role.model_copy(update={"gpu_memory_utilization": round(share, 3)})
-    return models.model_copy(update=update)
-
-
-def _size(model: str) -> int:
-    """Bytes of a local checkpoint's weights and of room to compute in; 0 where it is not known."""
-    for folder in (Path(model).expanduser(), PACKAGE.parent / model):
-        if weights := sum(path.stat().st_size for path in folder.glob("*.safetensors")):
-            return weights + (2 << 30)
-    return 0
 
 
 def _mismatch(name: str, manifest: library.Manifest, models: ModelSet) -> str:

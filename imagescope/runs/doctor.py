@@ -18,7 +18,7 @@ from rich.console import Console
 
 from imagescope import benchmarks
 from imagescope.benchmarks import Spec
-from imagescope.config import ROLES, load_models
+from imagescope.config import load_models
 from imagescope.errors import UserError
 from imagescope.runs.preflight import Check, State, checkpoints
 from imagescope.terminal import say, shows
@@ -157,11 +157,11 @@ def _dataset(spec: Spec, data_root: Path) -> Check:
 
 def _checkpoints(models: str | Path) -> Iterator[Check]:
     try:
-        roles = load_models(models)
+        chosen = load_models(models)
     except UserError as error:
         yield Check("checkpoints", str(models), "missing", str(error))
         return
-    yield from checkpoints((role, getattr(roles, role)) for role in (*ROLES, "encoder"))
+    yield from checkpoints((role, getattr(chosen, role)) for role in (*chosen.roles, "encoder"))
 
 
 def _short(error: BaseException) -> str:

@@ -244,7 +244,7 @@ def test_a_picture_that_vanishes_meanwhile_has_its_reason(oracle: str, tmp_path:
         return found
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("imagescope.own.indexing.walk", then_gone)
+        patched.setattr("imagescope.own.changes.walk", then_gone)
         update = build(tmp_path / "in", "n", oracle)
     assert list(update.manifest.pictures) == ["000.png"]
     reasons = {"001.png": "No such file or directory", "pipe.png": "not a regular file"}

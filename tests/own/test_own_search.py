@@ -7,25 +7,21 @@ import shutil
 from pathlib import Path
 
 import pytest
-import typer
 from own_oracle import ASKED, LOADED, SEEN, content, oracle, scenes
 from typer.testing import CliRunner
 
 from imagescope import ImageScope
-from imagescope.cli import own as cli_own
+from imagescope.cli.app import app
 from imagescope.config import ROLES, load_models
 from imagescope.errors import UserError
 from imagescope.own import show, web
 from imagescope.own.conversation import Conversation
 from imagescope.own.indexing import build
-from imagescope.own.scope import share_memory
+from imagescope.own.models import share_memory
 from imagescope.records import Item
 
 __all__ = ["oracle"]
 runner = CliRunner()
-app = typer.Typer()
-for command in (cli_own.index, cli_own.search, cli_own.chat):
-    app.command()(command)
 
 
 @pytest.fixture
