@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import overload
 
@@ -29,6 +31,11 @@ class Explanation:
     def passed(self) -> int:
         """How many notes speak for it."""
         return sum(note.passed is True for note in self.notes)
+
+    @property
+    def checks(self) -> int:
+        """How many notes speak for it or against it."""
+        return sum(note.passed is not None for note in self.notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,18 @@ class Answer(Sequence[Result]):
     def carried(self) -> str:
         """The description that a dialogue's next line refines."""
         return self.synthesis.descriptions[-1] if self.synthesis.descriptions else self.text
+
+    @property
+    def by_score(self) -> bool:
+        """Whether the order is the scores': later stages may have changed it."""
+        scores = [result.score for result in self.results]
+        return all(a >= b for a, b in pairwise([math.inf, *scores]))  # False for any NaN
+
+    @property
+    def nothing_fits(self) -> bool:
+        """Whether some were checked, and none passed all of its checks."""
+        checked = [r.explanation for r in self.results if r.explanation.checks]
+        return bool(checked) and all(why.passed < why.checks for why in checked)
 
     @overload
     def __getitem__(self, index: int) -> Result: ...

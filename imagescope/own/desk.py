@@ -1,40 +1,16 @@
-"""Visitors of the page, and the one thread that answers them: they take turns stage by stage."""
+"""The one thread that answers whoever searches: they take turns stage by stage."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
-
-from markupsafe import escape
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from imagescope.own.answers import Answer
-from imagescope.own.conversation import Conversation
 from imagescope.own.scope import ImageScope
 
 log = logging.getLogger("imagescope")
-T = TypeVar("T")
-
-
-@dataclass
-class Session:
-    """One visitor's conversation, and its transcript.
-
-    turn: how many lines there were; a line ends the search of the one before.  refused: why the
-    reference picture that was offered last was not taken; until it is dropped, nothing is searched.
-    """
-
-    conversation: Conversation = field(default_factory=Conversation)
-    lines: list[dict[str, str]] = field(default_factory=list)
-    turn: int = 0
-    refused: str = ""
-
-    def note(self, role: str, text: str) -> None:
-        """Adds a line; the chat window takes HTML."""
-        self.lines.append({"role": role, "content": str(escape(text))})
 
 
 class Desk:
@@ -42,31 +18,26 @@ class Desk:
 
     def __init__(self, open_scope: Callable[[], ImageScope]):
         self._pool = ThreadPoolExecutor(1, "models")
-        self.scope = self._do(open_scope)
+        self.scope = self._pool.submit(open_scope).result()
 
-    def _do(self, work: Callable[..., T], *args: Any) -> T:
-        return self._pool.submit(work, *args).result()
+    def step(self, answers: Generator[Answer]) -> Future[Answer | None]:
+        """The next of a search's answers, None at its end. Between two of them others have their
+        turn; one that is cancelled before its turn costs nothing."""
+        return self._pool.submit(next, answers, None)
 
-    def answers(self, session: Session, text: str, top: int) -> Iterator[Answer]:
-        """An answer after each stage; between two of them others have their turn. Ends where the
-        visitor says something else meanwhile, before it costs anything more."""
-        turn = session.turn
-        steps = session.conversation.say(self.scope, text, top=top, glance=True)
-
-        def step() -> Answer | None:
-            return next(steps, None) if session.turn == turn else None
-
-        while (answer := self._do(step)) is not None:
-            yield answer
+    def drop(self, answers: Generator[Answer]) -> None:
+        """Ends a search that nobody waits for any more."""
+        self._pool.submit(answers.close)
 
     def search(
         self, text: str, reference: str | None, stages: str | Sequence[str] | None, top: int
     ) -> Answer:
-        """A search outside of any conversation; between two stages others have their turn."""
+        """A search's last answer."""
         steps = self.scope.stages(text, reference, stages, top)
-        answer: Answer = self._do(next, steps)
-        while (better := self._do(next, steps, None)) is not None:
+        answer = self.step(steps).result()
+        while (better := self.step(steps).result()) is not None:
             answer = better
+        assert answer is not None  # every method has a stage
         return answer
 
     def warm(self) -> None:
@@ -74,7 +45,7 @@ class Desk:
         self._pool.submit(_warm, self.scope)
 
     def close(self) -> None:
-        self._do(self.scope.close)
+        self._pool.submit(self.scope.close).result()
         self._pool.shutdown()
 
 

@@ -6,15 +6,22 @@ import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 LARGEST_UPLOAD = 32 << 20  # bytes, the whole request
 LARGEST_WORDS = 64 << 10  # bytes of any other request
-MOST_UPLOADS = 64  # files at a time; the oldest make room
-POSTS = ("queue/join", "cancel", "reset", "upload")  # of the framework's, what the page needs
+UPLOADS = "/api/references"
+POSTS = (UPLOADS, "/api/search", "/api/open", "/page/search")
+HEADERS = {  # of every answer
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -27,24 +34,28 @@ class Guard:
     name or what `host` names, and Origin, where there is one, the same as Host.
 
     host: what the server listens on; where that is every interface, any address and this machine's
-        name are its own.  uploads: the folder of uploaded files.
+        name are its own.
     """
 
-    def __init__(self, app: Any, host: str, uploads: Path):
-        self._app, self._uploads = app, uploads
+    def __init__(self, app: Any, host: str):
+        self._app = app
         self._everywhere = host in ("", "0.0.0.0", "::")
         mine = (socket.gethostname(), socket.getfqdn()) if self._everywhere else (host.strip("[]"),)
         self._names = {name.lower() for name in (*LOOPBACK, *mine)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def guarded(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = [*message["headers"], *headers]
+            await send(message)
+
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif refusal := self._refusal(scope):
-            await _refuse(scope, send, *refusal)
+            await _refuse(scope, guarded, *refusal)
         else:
-            if scope["type"] == "http" and scope["path"].endswith("/upload"):
-                _make_room(self._uploads)
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, guarded)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers: dict[str, list[str]] = {}
@@ -55,15 +66,17 @@ class Guard:
             return 403, "this page does not answer to that Host"
         if any(origin.lower().split("://")[1:] != [hosts[0].lower()] for origin in origins):
             return 403, "this page does not answer to other pages"
+        embedded = headers.get("sec-fetch-mode") != ["navigate"]  # a link to this page is fine
+        if embedded and headers.get("sec-fetch-site", ["none"])[0] not in ("same-origin", "none"):
+            return 403, "this page does not answer to other pages"
         if scope["type"] == "websocket" or scope["method"] in ("GET", "HEAD"):
             return None
-        path = scope["path"].strip("/").removeprefix("gradio_api/")
-        if scope["method"] != "POST" or path not in POSTS:
+        if scope["method"] != "POST" or scope["path"] not in POSTS:
             return 404, "not found"
         length = "".join(headers.get("content-length", []))
         if not (length.isascii() and length.isdigit()):
             return 411, "the length is missing"
-        if int(length[:12]) > (LARGEST_UPLOAD if path == "upload" else LARGEST_WORDS):
+        if int(length[:12]) > (LARGEST_UPLOAD if scope["path"] == UPLOADS else LARGEST_WORDS):
             return 413, "too large"
         return None
 
@@ -89,13 +102,3 @@ async def _refuse(scope: Scope, send: Send, status: int, why: str) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": why.encode()})
-
-
-def _make_room(folder: Path) -> None:
-    """Removes the oldest uploads, so that with the next there are not too many."""
-    files = []
-    for path in folder.glob("*/*"):
-        with suppress(OSError):  # another request removes it
-            files.append((path.stat().st_mtime_ns, path))
-    for _, path in sorted(files)[: max(0, len(files) - MOST_UPLOADS + 1)]:
-        path.unlink(missing_ok=True)

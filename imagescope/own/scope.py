@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -136,9 +136,11 @@ class ImageScope:
         top: int = 10,
         previous: str | None = None,
         glance: bool = False,
-    ) -> Iterator[Answer]:
+        among: Sequence[str] | None = None,
+    ) -> Generator[Answer]:
         """The same as `search`, an answer after each stage as soon as it is there.
 
+        among: the names that are ranked; None: all.
         glance: first of all the answer of 's0'.
         """
         start = time.monotonic()
@@ -159,11 +161,13 @@ class ImageScope:
             "own",
             words,
             reference=str(path) if path else None,
+            candidates=None if among is None else tuple(among),
             exclude=tuple(self._copies(path)) if path else (),
         )
         queries, prompts = [plain], self._prompts
         if previous and method.dialogues:
-            queries = [Query("own", previous, verbatim=True), Query("own", text.strip(), turn=1)]
+            opening = replace(plain, instruction=previous, verbatim=True)
+            queries = [opening, replace(plain, instruction=text.strip(), turn=1)]
             prompts = self._talk
         context = self._context.about(path, prompts, max(top, getattr(method.options, "top_k", 0)))
         if alone or (glance and method.roles):

@@ -1,16 +1,20 @@
-"""How answers are shown: a table, JSON, a page of HTML."""
+"""How answers are shown: a table, JSON, HTML."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +23,12 @@ from imagescope.own.library import THUMBNAIL
 from imagescope.terminal import printable
 
 HERE = Path(__file__).parent
+STATIC = {
+    "style.css": HERE.parent / "report" / "style.css",  # the reports' type and colours
+    **{name: HERE / name for name in ("own.css", "viewer.js", "page.js")},
+}
+BROWSERS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")  # what they can show
+NOTHING_FITS = "Nothing fits well: no picture passed all of its checks. These come nearest."
 
 
 def table(answer: Answer) -> Table:
@@ -103,36 +113,91 @@ def _result(result: Result) -> dict[str, Any]:
     }
 
 
+class Served:
+    """Where the page's server has a picture. local: the visitor may know where files lie.  likes:
+    a picture can be searched with."""
+
+    likes = True
+
+    def __init__(self, local: bool):
+        self.local = local
+
+    def small(self, result: Result) -> str:
+        return self._address("thumbnail", result)
+
+    def large(self, result: Result) -> str:
+        return self._address("view", result)
+
+    def file(self, result: Result) -> str:
+        return self._address("file", result)
+
+    def _address(self, kind: str, result: Result) -> str:
+        return f"/api/{kind}?name={quote(result.name, safe='')}"
+
+
+class Written:
+    """The same for a page that is a file: thumbnails inside it, and pictures where they lie."""
+
+    local, likes = True, False
+
+    def small(self, result: Result) -> str:
+        return data_uri(result.thumbnail)
+
+    def large(self, result: Result) -> str:
+        return self.file(result) if result.path.suffix.lower() in BROWSERS else ""
+
+    def file(self, result: Result) -> str:
+        return result.path.absolute().as_uri()
+
+
 def page(answer: Answer, index: str) -> str:
-    """One HTML file: thumbnails inside, all text escaped, nothing fetched from anywhere."""
-    html: str = _template("page.html.jinja").render(answer=answer, index=index, css=css())
-    return html
+    """One HTML file: thumbnails inside, all text escaped, nothing fetched from anywhere but the
+    pictures themselves, when one is opened on the machine that they are on."""
+    script = STATIC["viewer.js"].read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return render(
+        "page.html.jinja",
+        answer=answer,
+        index=index,
+        cards=Markup(cards(answer, Written(), answer.by_score)),
+        verdict=NOTHING_FITS if answer.nothing_fits else "",
+        css="".join(STATIC[name].read_text(encoding="utf-8") for name in ("style.css", "own.css")),
+        script=script,
+        digest=digest,
+    )
 
 
-def card(result: Result) -> str:
-    """One result as escaped HTML, without the place of the folder."""
-    return str(_template("card.html.jinja").module.card(result, False))
+def cards(results: Sequence[Result], links: Served | Written, by_score: bool) -> str:
+    """Results as escaped HTML. by_score: their order is that of their scores."""
+    module: Any = _environment().get_template("card.html.jinja").module
+    return str(module.cards(results, links, by_score))
 
 
 def meaning(answer: Answer) -> str:
     """What the query was taken to mean, as escaped HTML."""
-    return str(_template("card.html.jinja").module.meaning(answer))
+    module: Any = _environment().get_template("card.html.jinja").module
+    return str(module.meaning(answer))
 
 
-def css() -> str:
-    """The style of cards."""
-    return (HERE / "own.css").read_text(encoding="utf-8")
+def progress(answer: Answer) -> str:
+    """How far a search is."""
+    doing = f"{answer.title}; {answer.upcoming.lower()} under way" if answer.upcoming else "Done"
+    return f"{doing} · {answer.seconds:.1f} s"
+
+
+def render(template: str, **values: Any) -> str:
+    """One of this folder's templates; all values are escaped."""
+    html: str = _environment().get_template(template).render(values)
+    return html
 
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     environment.globals |= {"score": score, "moved": moved, "picture": data_uri}
     return environment
-
-
-def _template(name: str) -> Any:
-    return _environment().get_template(name)
 
 
 def data_uri(path: Path | None, shrink: bool = False) -> str:
