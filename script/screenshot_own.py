@@ -1,64 +1,55 @@
-"""Picture of the page of an index, for the documentation: needs Chromium, its driver and selenium.
+"""Pictures of an index' page, for the documentation: needs Chromium, its driver and selenium.
 
-python script/screenshot_own.py NAME "a caption" "a change" docs/own-pictures.png
+python script/screenshot_own.py NAME docs/screens/search.png --query "q=a red circle" [--open]
+    [--width 390] [--dark]
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import tempfile
-import time
+import argparse
+import io
 from pathlib import Path
-from typing import Any
 
+from PIL import Image
 from screenshot import open_browser
+from selenium.webdriver.support.ui import WebDriverWait
 
+from imagescope.own.desk import Desk
 from imagescope.own.scope import ImageScope
-from imagescope.own.web import Desk, start
+from imagescope.own.web import serving
 
-PATIENCE = 300.0  # seconds a search may take
-
-
-def say(browser: Any, text: str) -> None:
-    """Types a line and waits until its last stage is done."""
-    until(lambda: browser.find_elements("css selector", "#line textarea"))
-    browser.find_element("css selector", "#line textarea").send_keys(text + "\n")
-    until(lambda: "Done" not in status(browser))
-    until(lambda: "Done" in status(browser))
-    time.sleep(1)
-
-
-def status(browser: Any) -> str:
-    return str(browser.find_element("css selector", "#status").text)
-
-
-def until(there: Any) -> None:
-    end = time.monotonic() + PATIENCE
-    while not there():
-        if time.monotonic() > end:
-            raise SystemExit("the page did not answer")
-        time.sleep(0.02)
+PATIENCE = 300  # seconds a search may take
 
 
 def main() -> None:
-    name, caption, change, out = sys.argv[1:]
-    with tempfile.TemporaryDirectory() as uploads:
-        os.environ["GRADIO_TEMP_DIR"] = uploads
-        desk = Desk(lambda: ImageScope.open(name))
-        page = start(desk, "127.0.0.1", 0, 12)
-        browser = open_browser(1440, 1000)
-        try:
-            browser.get(page.local_url)
-            say(browser, caption)
-            browser.find_element("css selector", "#like-1").click()
-            until(lambda: browser.find_elements("css selector", "#reference img"))
-            say(browser, change)
-            Path(out).write_bytes(browser.get_screenshot_as_png())
-        finally:
-            browser.quit()
-            page.close(verbose=False)
-            desk.close()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--query", default="", help="of the page's address")
+    parser.add_argument("--open", action="store_true", help="open the first result")
+    parser.add_argument("--width", type=int, default=1400)
+    parser.add_argument("--height", type=int, default=860)
+    parser.add_argument("--dark", action="store_true")
+    given = parser.parse_args()
+    desk = Desk(lambda: ImageScope.open(given.name))
+    browser = open_browser(given.width, given.height, given.dark)
+    try:
+        with serving(desk, "127.0.0.1", 0, 12) as address:
+            browser.get(f"{address}/?{given.query}")
+            wait = WebDriverWait(browser, PATIENCE)
+            ended = ("Done", "newest first")
+            wait.until(lambda b: any(w in b.find_element("id", "status").text for w in ended))
+            if given.open:
+                browser.find_element("css selector", "#results .show").click()
+                image = "return document.getElementById('viewer-image').src"
+                wait.until(lambda b: "/api/view" in b.execute_script(image))
+            shown = "return [...document.images].every(i => i.complete || i.loading === 'lazy')"
+            wait.until(lambda b: b.execute_script(shown))
+            shot = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+            shot.quantize(128, dither=Image.Dither.NONE).save(given.out, optimize=True)
+    finally:
+        browser.quit()
+        desk.close()
 
 
 if __name__ == "__main__":

@@ -50,7 +50,9 @@ class Question(BaseModel):
     text: str = Field(max_length=LONGEST)
     reference: str = Field(default="", max_length=LONGEST)
     previous: str = Field(default="", max_length=2 * LONGEST)
-    top: int = Field(default=0, ge=0, le=PAGE, description="how many pictures; 0: as `serve` was told")
+    top: int = Field(
+        default=0, ge=0, le=PAGE, description="how many pictures; 0: as `serve` was told"
+    )
     where: Filter = Filter()
 
 
@@ -147,7 +149,7 @@ class Api:
         }
 
     def thumbnail(self, name: str) -> FileResponse:
-        """A picture of the index as a JPEG of at most 384 pixels a side; an upload as it is kept."""
+        """A picture of the index as a JPEG of 384 pixels a side at most; an upload as it is."""
         path = self.references.find(name)
         if entry := self.manifest.pictures.get(name):
             path = library.thumbnail(self.scope.name, entry)

@@ -16,39 +16,22 @@ class Conversation:
     """What one user has said and found. It belongs to no index: the next answer is asked of one.
 
     answer: the last one.  reference: a picture that was taken as the reference; the next line says
-    what is to be different from it.  restarts: how often it started over.
+    what is to be different from it.
     """
 
     answer: Answer | None = None
     reference: Path | None = None
-    restarts: int = 0
 
     def say(
-        self,
-        scope: ImageScope,
-        text: str,
-        stages: str | Sequence[str] | None = None,
-        top: int = 10,
-        glance: bool = False,
+        self, scope: ImageScope, text: str, stages: str | Sequence[str] | None = None, top: int = 10
     ) -> Iterator[Answer]:
         """An answer after each stage (see ImageScope.stages). A line that follows another without a
-        reference refines its description; a reference counts for one line. Ends
-        early where the conversation starts over meanwhile, even before it is begun."""
-        reference = self.reference
-        previous = self.answer.carried if self.answer is not None and not reference else None
-        answers = scope.stages(text, reference, stages, top, previous, glance)
-        return self._follow(answers, reference, self.restarts)
-
-    def _follow(
-        self, answers: Iterator[Answer], reference: Path | None, restarts: int
-    ) -> Iterator[Answer]:
-        while self.restarts == restarts and (answer := next(answers, None)) is not None:
-            if self.restarts != restarts:
-                return
+        reference refines its description; a reference counts for one line."""
+        previous = self.answer.carried if self.answer is not None and not self.reference else None
+        for answer in scope.stages(text, self.reference, stages, top, previous):
             self.answer = answer
             yield answer
-        if self.restarts == restarts and self.reference == reference:
-            self.reference = None  # unless another was taken meanwhile
+        self.reference = None
 
     def like(self, rank: int) -> Result:
         """Takes a result of the last answer as the reference."""
@@ -68,4 +51,3 @@ class Conversation:
     def restart(self) -> None:
         """Forgets everything that was said."""
         self.answer = self.reference = None
-        self.restarts += 1

@@ -156,7 +156,10 @@ def test_findings_of_every_kind_are_shown(captions: list[str]) -> None:
     ]
     found = json.loads(json.dumps(show.as_json(answer), allow_nan=False))
     assert found["results"][0]["notes"][1]["passed"] is False and len(found["findings"]) == 6
-    for html in (show.page(answer, "n"), show.meaning(answer) + show.card(answer[-1])):
+    for html in (
+        show.page(answer, "n"),
+        show.meaning(answer) + show.cards(answer[-1:], show.Served(False), True),
+    ):
         assert HOSTILE not in html and "&lt;img src=x" in html and str(drawn) not in html
         assert "seed 0" in html and html.count(" (no image)") == 2
         small = show.data_uri(drawn, shrink=True)

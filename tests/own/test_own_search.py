@@ -14,7 +14,7 @@ from imagescope import ImageScope
 from imagescope.cli.app import app
 from imagescope.config import ROLES, load_models
 from imagescope.errors import UserError
-from imagescope.own import show, web
+from imagescope.own import show
 from imagescope.own.conversation import Conversation
 from imagescope.own.indexing import build
 from imagescope.own.models import share_memory
@@ -159,26 +159,6 @@ def test_a_conversation_refines_likes_and_starts_over(captions: list[str]) -> No
         assert fresh.carried == captions[5]
 
 
-def test_what_happens_during_a_search_counts(captions: list[str]) -> None:
-    """A reference taken while the last line is still being answered, and a new start."""
-    talk = Conversation()
-    with ImageScope.open("n") as scope:
-        answers = talk.say(scope, captions[3], glance=True)
-        next(answers)
-        chosen = talk.like(2)
-        assert [answer.stage for answer in answers] == ["s1", "s2", "s3"]
-        assert talk.reference == chosen.path
-        answers = talk.say(scope, "keep it")
-        next(answers)
-        talk.restart()
-        assert list(answers) == [] and talk.answer is None and talk.reference is None
-        waiting = talk.say(scope, captions[4])  # in the queue, not begun
-        talk.restart()
-        assert list(waiting) == [] and talk.answer is None
-        *_, fresh = talk.say(scope, captions[5])
-        assert fresh.carried == captions[5]
-
-
 def test_an_answer_without_results_is_an_answer(
     oracle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,9 +167,8 @@ def test_an_answer_without_results_is_an_answer(
     build(tmp_path / "in", "one", oracle)
     talk = Conversation(reference=Path("000.png"))
     with ImageScope.open("one") as scope:
-        desk = web.Desk(lambda: scope)
-        answers = list(desk.answers(web.Session(talk), "keep it", 5))
-        assert [answer.stage for answer in answers] == ["s0", "s1", "s2", "s3"]
+        answers = list(talk.say(scope, "keep it"))
+        assert [answer.stage for answer in answers] == ["s1", "s2", "s3"]
         assert not any(len(answer) for answer in answers) and talk.reference is None
         with pytest.raises(UserError, match="no result 1 yet"):
             talk.like(1)
@@ -238,6 +217,7 @@ def test_a_page_escapes_what_it_shows(captions: list[str], tmp_path: Path) -> No
     html = show.page(answer, "n")
     assert hostile not in html and "&lt;img src=x" in html
     assert html.count("data:image/jpeg;base64,") == 10 and "http:" not in html
+    assert html.count('data-large="file:///') == 10  # the pictures themselves, where they lie
     assert "is there red? " in html
 
 
@@ -250,6 +230,27 @@ def test_explanations_name_what_failed(captions: list[str]) -> None:
     )
     assert any(line.strip().startswith("failed: is there") for line in show.explain(failing))
     assert failing.explanation.notes[0].probability is None
+
+
+def test_only_some_pictures_are_searched(captions: list[str]) -> None:
+    some = ("003.png", "007.png", "011.png")
+    with ImageScope.open("n") as scope:
+        for previous in (None, "a red circle"):
+            *_, answer = scope.stages(captions[5], previous=previous, glance=True, among=some)
+            assert {result.name for result in answer} == set(some)
+        *_, answer = scope.stages("keep it", "003.png", among=some)
+        assert {result.name for result in answer} == {"007.png", "011.png"}
+
+
+def test_an_order_is_the_scores_until_checks_change_it(captions: list[str]) -> None:
+    with ImageScope.open("n") as scope:
+        first, *_, last = scope.stages("a red circle and a blue cross", top=20)
+        assert first.by_score and not first.nothing_fits
+        passed = [r.explanation.passed == r.explanation.checks > 0 for r in last]
+        assert last.nothing_fits is not any(passed) and not last.by_score
+        none = scope.search("red green blue yellow purple cyan pink orange")
+        assert none.nothing_fits
+    assert show.NOTHING_FITS in show.page(none, "n")
 
 
 # -- the commands ---------------------------------------------------------------------------

@@ -1,260 +1,35 @@
-"""The page, in Debian's Chromium: two visitors, and what nobody may read through it."""
+"""The page in Debian's Chromium, on a desk and on a phone, and the page of `search --html`."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
 import shutil
-import socket
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
-from urllib.parse import quote
 
-import own_oracle
 import pytest
-from own_oracle import oracle, scenes
+from own_oracle import oracle
 from PIL import Image
-from test_own_methods import HOSTILE, Above
+from test_own_api import address, captions
+from test_own_methods import HOSTILE
 
-from imagescope.errors import UserError
-from imagescope.own import library
-from imagescope.own.indexing import build
+from imagescope.own import library, pictures, show
 from imagescope.own.scope import ImageScope
-from imagescope.registry import METHODS, Registry
 
-pytest.importorskip("gradio", reason="the page needs gradio")
-__all__ = ["oracle"]
+__all__ = ["address", "captions", "oracle"]
 SCRIPT = Path(__file__).parents[2] / "script" / "screenshot.py"
-COUNT = 30
-
-
-@pytest.fixture
-def captions(oracle: str, tmp_path: Path) -> list[str]:
-    found = scenes(tmp_path / "in", COUNT)
-    build(tmp_path / "in", "n", oracle)
-    return found
-
-
-@pytest.fixture
-def address(
-    captions: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    register: Callable[[Registry, str, Any], None],
-    request: pytest.FixtureRequest,
-) -> Iterator[str]:
-    """Of a page that searches with the method of the fixture's parameter, else with ImageScope."""
-    from imagescope.own.web import Desk, start
-
-    register(METHODS, "above", Above)
-    method = getattr(request, "param", "imagescope")
-
-    (tmp_path / "uploads").mkdir()
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-    desk = Desk(lambda: ImageScope.open("n", method=method))
-    page = start(desk, "127.0.0.1", 0, 6)
-    yield page.local_url.rstrip("/")
-    page.close(verbose=False)
-    desk.close()
-
-
-def status(url: str, data: bytes | None = None) -> int:
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=20) as response:
-            return int(response.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-
-
-def test_no_address_names_a_file(address: str, captions: list[str], tmp_path: Path) -> None:
-    picture = tmp_path / "in" / "000.png"
-    manifest = library.read_manifest("n")
-    files = [
-        picture,
-        library.thumbnail("n", manifest.pictures["000.png"]),
-        library.place("n") / "index.json",
-        Path("/etc/passwd"),
-        Path(os.__file__),
-        Path(__file__),
-        Path("pyproject.toml"),
-        Path(address.split("://")[1]) / ".." / ".." / "etc" / "passwd",
-    ]
-    ways = ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/static/", "/assets/", "/")
-    for file in map(str, files):
-        for spelling in (file, quote(file, safe=""), f"../../..{file}", f"file://{file}"):
-            for way in ways:
-                found = status(f"{address}{way}{quote(spelling, safe='/%')}")
-                assert found in (403, 404, 405), f"{way}{spelling}"
-    assert status(f"{address}/gradio_api/proxy=http://127.0.0.1/") >= 400
-
-
-def test_only_uploads_become_references(address: str, captions: list[str], tmp_path: Path) -> None:
-    """A request that names a file of the server's as the reference is refused."""
-    secret = tmp_path / "secret.png"
-    shutil.copy(tmp_path / "in" / "000.png", secret)
-    uploaded = Path(upload(address, secret))
-    climbing = uploaded.parent / ".." / ".." / "secret.png"
-    assert "<img" in take(address, uploaded)
-    for path in (
-        secret,
-        tmp_path / "in" / "001.png",
-        climbing,
-        f"{address}/config",
-        f"file://{secret}",
-    ):
-        assert "<img" not in take(address, path), path
-    assert secret.exists() and (tmp_path / "in" / "001.png").exists()
-
-
-def upload(address: str, file: Path) -> str:
-    """Uploads a file as the page does; its path on the server."""
-    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
-    body = head + file.read_bytes() + b"\r\n--b--\r\n"
-    kind = {"Content-Type": "multipart/form-data; boundary=b"}
-    request = urllib.request.Request(f"{address}/gradio_api/upload", body, kind)
-    with urllib.request.urlopen(request, timeout=20) as response:
-        return str(json.load(response)[0])
-
-
-def event(address: str, component: str, kind: str) -> int:
-    """The number of an event of the component that has this id on the page."""
-    with urllib.request.urlopen(f"{address}/config", timeout=20) as response:
-        config = json.load(response)
-    (place,) = [c["id"] for c in config["components"] if c["props"].get("elem_id") == component]
-    (number,) = [d["id"] for d in config["dependencies"] if [place, kind] in d["targets"]]
-    return int(number)
-
-
-def ask(address: str, number: int, data: list[Any], session: str) -> str:
-    """All that the server says to an event, asked as the page asks."""
-    body = {"data": data, "fn_index": number, "session_hash": session}
-    assert status(f"{address}/gradio_api/queue/join", json.dumps(body).encode()) == 200
-    url = f"{address}/gradio_api/queue/data?session_hash={session}"
-    said = ""
-    with urllib.request.urlopen(url, timeout=20) as events:
-        for line in events:
-            found = json.loads(line[6:]) if line.startswith(b"data: ") else {}
-            said += json.dumps(found)
-            if found.get("msg") == "process_completed":
-                return said
-    raise AssertionError("no end")
-
-
-def take(address: str, path: Path | str, session: str = "") -> str:
-    """What is said to a file that is to be the reference."""
-    file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
-    number = event(address, "upload", "upload")
-    return ask(address, number, [file, None], session or f"s{abs(hash(path))}")
-
-
-def test_a_refused_reference_is_said_and_nothing_is_searched_without_it(
-    address: str, captions: list[str], tmp_path: Path
-) -> None:
-    bad = tmp_path / "bad.png"
-    bad.write_bytes(b"no picture")
-    asked, line = len(own_oracle.ASKED), event(address, "line", "submit")
-    said = take(address, upload(address, bad), "v")
-    assert "was not taken: not an image" in said and str(tmp_path) not in said
-    said = ask(address, line, ["red to blue", None], "v")
-    assert "Nothing was searched" in said and "was not taken" in said
-    assert str(tmp_path) not in said and len(own_oracle.ASKED) == asked
-    ask(address, event(address, "without", "click"), [None], "v")
-    assert "Looking for" in ask(address, line, [captions[0], None], "v")
-    assert len(own_oracle.ASKED) > asked
-
-
-def test_messages_name_no_folder(
-    address: str, captions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from imagescope.methods import imagescope as stages
-
-    def fails(*_: Any) -> Any:
-        raise UserError(f"{tmp_path}/in/000.png: gone. See /etc/some where/x, '/opt/models/a b.c'")
-
-    monkeypatch.setattr(stages, "verify", fails)
-    said = ask(address, event(address, "line", "submit"), [captions[0], None], "v")
-    assert "000.png: gone" in said
-    for folder in (str(tmp_path), "/etc", "/opt", "/in/"):
-        assert folder not in said
-
-
-def test_limits_are_the_servers(address: str, captions: list[str], tmp_path: Path) -> None:
-    from imagescope.own.guard import MOST_UPLOADS
-    from imagescope.own.web import LONGEST
-
-    line = event(address, "line", "submit")
-    asked = len(own_oracle.ASKED)
-    assert "at most 2000 characters" in ask(address, line, ["x" * (LONGEST + 1), None], "v")
-    assert len(own_oracle.ASKED) == asked
-    join = f"{address}/gradio_api/queue/join"
-    assert status(join, b" " * (65 << 10)) == 413
-    assert raw(address, "POST /gradio_api/upload", "Content-Length: 40000000") == 413
-    assert raw(address, "POST /gradio_api/upload", "Transfer-Encoding: chunked") == 411
-    for path in ("process_recording", "component_server", "run/say", "call/say"):
-        assert raw(address, f"POST /gradio_api/{path}", "Content-Length: 0") == 404
-    for _ in range(MOST_UPLOADS + 5):
-        picture = tmp_path / "one.png"
-        picture.write_bytes(os.urandom(20))
-        upload(address, picture)
-    assert len(list((tmp_path / "uploads").glob("*/*"))) <= MOST_UPLOADS
-
-
-def test_a_new_line_ends_the_search_of_the_one_before(captions: list[str]) -> None:
-    """So one visitor has one search, however many lines are sent."""
-    from imagescope.own.desk import Desk, Session
-
-    desk, session = Desk(lambda: ImageScope.open("n")), Session()
-    try:
-        first = desk.answers(session, captions[0], 6)
-        assert next(first).stage == "s0"
-        session.turn += 1
-        asked = len(own_oracle.ASKED)
-        assert list(first) == [] and len(own_oracle.ASKED) == asked
-        assert [a.stage for a in desk.answers(session, captions[1], 6)] == ["s0", "s1", "s2", "s3"]
-    finally:
-        desk.close()
-
-
-def raw(address: str, request: str, *headers: str, host: str = "") -> int:
-    """The status of an answer to bytes that no client of good manners would send."""
-    place = address.removeprefix("http://")
-    name, port = place.split(":")
-    lines = [f"{request} HTTP/1.1", *([f"Host: {host or place}"] if host != "none" else [])]
-    with socket.create_connection((name, int(port)), 20) as connection:
-        connection.sendall("\r\n".join([*lines, *headers, "Connection: close", "", ""]).encode())
-        return int(connection.makefile("rb").readline().split()[1])
-
-
-def test_the_page_answers_to_its_own_host_and_origin_alone(
-    address: str, captions: list[str]
-) -> None:
-    port = address.rsplit(":", 1)[1]
-    for path in ("/", "/config", "/gradio_api/queue/data?session_hash=x", "/assets/x"):
-        for host in ("evil.example", f"evil.example:{port}", "localhost.evil.example", "none",
-                     f"127.0.0.1.nip.io:{port}", "10.0.0.1", "[::1", "@localhost"):  # fmt: skip
-            assert raw(address, f"GET {path}", host=host) in (400, 403), (path, host)
-    for host in (f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}", f"LOCALHOST:{port}"):
-        assert raw(address, "GET /config", host=host) == 200, host
-    own = f"127.0.0.1:{port}"
-    assert raw(address, "GET /config", f"Origin: http://{own}") == 200
-    for origin in ("http://evil.example", "null", f"http://localhost:{port}", "http://127.0.0.1:1"):
-        for request in ("GET /config", "POST /gradio_api/queue/join", "OPTIONS /config"):
-            refused = raw(address, request, f"Origin: {origin}", "Content-Length: 0",
-                          "Access-Control-Request-Method: POST")  # fmt: skip
-            assert refused == 403, (origin, request)
-    upgrade = ("Upgrade: websocket", "Sec-WebSocket-Key: eA==", "Sec-WebSocket-Version: 13")
-    assert raw(address, "GET /gradio_api/x", *upgrade, "Origin: http://evil.example") >= 400
+PHONE = {"width": 390, "height": 844}
+UNNAMED = """
+return [...document.querySelectorAll("button, a, input, select, summary")]
+  .filter(e => e.checkVisibility() && !(e.ariaLabel || e.textContent.trim() || e.labels?.length))
+  .map(e => e.outerHTML)"""
 
 
 @pytest.fixture
 def browse() -> Iterator[Callable[..., Any]]:
+    """Opens an address in a browser of its own; no page may have written an error."""
     pytest.importorskip("selenium", reason="the browser is driven by selenium")
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         pytest.skip("needs Chromium and its driver (apt-get install chromium chromium-driver)")
@@ -264,15 +39,18 @@ def browse() -> Iterator[Callable[..., Any]]:
     spec.loader.exec_module(module)
     opened = []
 
-    def visit(address: str, **options: Any) -> Any:
+    def visit(url: str, **options: Any) -> Any:
         browser = module.open_browser(**options)
         opened.append(browser)
-        browser.get(address)
+        browser.get(url)
         return browser
 
     yield visit
+    errors = []
     for browser in opened:
+        errors += [e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"]
         browser.quit()
+    assert [e for e in errors if " 400 " not in e] == []  # what is refused is said on the page
 
 
 def wait(browser: Any, what: Callable[[Any], Any], seconds: float = 30) -> Any:
@@ -282,152 +60,287 @@ def wait(browser: Any, what: Callable[[Any], Any], seconds: float = 30) -> Any:
     return WebDriverWait(browser, seconds, 0.1, [StaleElementReferenceException]).until(what)
 
 
-def say(browser: Any, text: str) -> None:
-    box = wait(browser, lambda b: b.find_element("css selector", "#line textarea"))
-    box.clear()
-    box.send_keys(text + "\n")
+def one(browser: Any, selector: str) -> Any:
+    return browser.find_element("css selector", selector)
 
 
-def cards(browser: Any) -> list[Any]:
-    found = browser.find_elements("css selector", "#results article")
-    return [card for card in found if card.is_displayed()]
+def every(browser: Any, selector: str) -> list[Any]:
+    return list(browser.find_elements("css selector", selector))
 
 
 def names(browser: Any) -> list[str]:
-    return [card.get_attribute("data-name") for card in cards(browser)]
+    return [card.get_attribute("data-name") for card in every(browser, "#results .result")]
 
 
-def done(browser: Any) -> bool:
-    return "Done" in browser.find_element("css selector", "#status").text
+def say(browser: Any, words: str) -> None:
+    one(browser, "#text").clear()
+    one(browser, "#text").send_keys(words + "\n")
 
 
-def test_starting_over_during_a_search(
-    address: str,
-    captions: list[str],
-    browse: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What was asked before is forgotten, even while it is still being answered."""
-    from imagescope.methods import imagescope as stages
-
-    verify, go = stages.verify, threading.Event()
-    monkeypatch.setattr(stages, "verify", lambda *rest: go.wait(30) and verify(*rest))
-    browser = browse(address)
-    say(browser, captions[0])
-    wait(
-        browser,
-        lambda b: (
-            "predicate verification under way" in b.find_element("css selector", "#status").text
-        ),
-    )
-    browser.find_element("css selector", "#again").click()
-    wait(browser, lambda b: not names(b))
-    go.set()
-    say(browser, captions[3])
-    wait(browser, lambda b: done(b) and names(b)[0] == "003.png")
-    said = browser.find_element("css selector", "#said").text
-    assert f"Looking for: {captions[3]}" in said and captions[0] not in said
+def done(browser: Any, words: str) -> None:
+    """Waits until a search for these words has ended."""
+    wait(browser, lambda b: b.title.startswith(words) and status(b).startswith("Done"))
 
 
-def test_caption_then_a_result_then_a_change(
+def status(browser: Any) -> str:
+    return str(one(browser, "#status").text)
+
+
+def loaded(browser: Any, selector: str) -> bool:
+    script = "return [...document.querySelectorAll(arguments[0])].every(i => i.naturalWidth > 0)"
+    return bool(browser.execute_script(script, selector))
+
+
+def press(browser: Any, key: str) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    ActionChains(browser).send_keys(getattr(Keys, key)).perform()
+
+
+def red(captions: list[str]) -> str:
+    return f"{next(i for i, text in enumerate(captions) if ' red ' in text):03d}.png"
+
+
+def test_the_folder_is_there_before_anything_is_searched(
     address: str, captions: list[str], browse: Callable[..., Any]
 ) -> None:
-    place = next(i for i, text in enumerate(captions) if " red " in text)
     browser = browse(address)
-    say(browser, captions[place])
-    wait(browser, lambda b: done(b) and len(names(b)) == 6)
-    first = names(browser)
-    assert first[0] == f"{place:03d}.png"
-    best = cards(browser)[0].text
-    assert "is there red? yes" in best and "accepted by the evaluator" in best
-    assert browser.execute_script(
-        "return [...document.querySelectorAll('#results img')].every(i => i.naturalWidth > 0)"
-    )
-    browser.find_element("css selector", "#like-1").click()
-    wait(browser, lambda b: "is the reference" in b.find_element("css selector", "#said").text)
-    wait(browser, lambda b: b.find_elements("css selector", "#reference img"))
-    say(browser, "red to blue")
-    wait(browser, lambda b: done(b) and "is there blue?" in cards(b)[0].text)
-    second = names(browser)
-    assert f"{place:03d}.png" not in second and second != first
+    wait(browser, lambda b: len(names(b)) == 30)
+    assert names(browser)[:2] == ["000.png", "001.png"]
+    examples = [button.text for button in every(browser, "#examples button")]
+    assert len(examples) == 3
+    every(browser, "#examples button")[1].click()
+    done(browser, examples[1])
+    assert len(names(browser)) == 6 and not one(browser, "#examples").is_displayed()
+    assert any(examples[1] in text.text for text in every(browser, "#results .caption"))
+    assert browser.execute_script(UNNAMED) == []
 
-    other = browse(address, width=390, height=844)  # a second visitor, with a phone
-    assert names(other) == []
-    hostile = "<img src=x onerror=document.title=1>"
-    say(other, f"a green circle {hostile}")
-    wait(other, lambda b: done(b) and names(b))
-    assert hostile in other.find_element("css selector", "#said").text and other.title != "1"
-    assert names(browser) == second  # the first one's results are their own
-    wide = other.execute_script("return document.documentElement.scrollWidth")
-    assert wide <= 390
-    errors = [
-        entry["message"]
-        for visitor in (browser, other)
-        for entry in visitor.get_log("browser")
-        if entry["level"] == "SEVERE"
-    ]
-    assert errors == []
+
+def test_a_search_is_refined_shared_and_gone_back_from(
+    address: str, captions: list[str], browse: Callable[..., Any]
+) -> None:
+    start = red(captions)
+    words = captions[int(start[:3])]
+    browser = browse(address)
+    wait(browser, names)
+    say(browser, words)
+    done(browser, words)
+    first = names(browser)
+    assert first[0] == start and len(first) == 6
+    assert one(browser, "#results .check").text.startswith("✓ ")
+    assert loaded(browser, "#results img")
+    one(browser, "#results .like").click()  # the reference is a chip in the field
+    wait(browser, lambda b: start in one(b, "#chips .chip").text)
+    assert loaded(browser, "#chips img")
+    say(browser, "red to blue")
+    done(browser, "red to blue")
+    second = names(browser)
+    assert start not in second and second != first
+    assert "blue" in one(browser, "#results .caption").text
+    link = browser.current_url
+    assert f"like={start}" in link
+
+    other = browse(link, **PHONE)  # a link holds the search
+    done(other, "red to blue")
+    assert names(other) == second and start in one(other, "#chips .chip").text
+
+    browser.back()
+    done(browser, words)
+    assert names(browser) == first and not every(browser, "#chips .chip")
+    one(browser, "#refine").click()  # a conversation goes on
+    assert words in one(browser, "#chips .chip").text
+    say(browser, "with a white background")
+    done(browser, "with a white")
+    looking = one(browser, "#meaning").get_attribute("textContent")
+    assert f"{words} with a white background" in looking
+    assert [step.text for step in every(browser, "#trail li")] == [words, "with a white background"]
+    one(browser, "#trail a").click()
+    done(browser, words)
+    assert names(browser) == first
+    one(browser, "#again").click()
+    wait(browser, lambda b: len(names(b)) == 30)
+    one(browser, "#past summary").click()
+    said = [entry.text for entry in every(browser, "#history a")]
+    assert said == [words, "with a white background", "red to blue (from a picture)"]
+
+
+def test_filters_are_part_of_a_search(
+    address: str, captions: list[str], browse: Callable[..., Any]
+) -> None:
+    browser = browse(f"{address}/?folder=old")
+    wait(browser, lambda b: len(names(b)) == 5)
+    assert one(browser, "#filtered").text == "1"
+    say(browser, captions[0])
+    done(browser, captions[0])
+    assert len(names(browser)) == 5 and all(name.startswith("old/") for name in names(browser))
+    one(browser, "#filters summary").click()
+    one(browser, "#unfilter").click()
+    wait(browser, lambda b: status(b).startswith("Done") and names(b)[0] == "000.png")
+    browser.get(f"{address}/?since=2030-01-01")
+    wait(browser, lambda b: one(b, "#notice").text == "No picture matches the filters.")
+
+
+def test_a_result_is_opened_and_walked_through(
+    address: str, captions: list[str], tmp_path: Path, browse: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    shown: list[str] = []
+    monkeypatch.setattr(pictures, "file_manager", lambda: ["manager"])
+    monkeypatch.setattr(pictures, "reveal", lambda manifest, name: shown.append(name))
+    browser = browse(f"{address}/?q={captions[3]}")
+    done(browser, captions[3])
+    found = names(browser)
+    one(browser, "#results .check").click()
+    name = "#viewer-name"
+    wait(browser, lambda b: one(b, name).text == "003.png")
+    details = one(browser, "#viewer-details").text
+    assert str(tmp_path / "in" / "003.png") in details and captions[3] in details
+    assert "? yes" in details and "accepted by the evaluator" in details and "Score" in details
+    source = "return document.getElementById('viewer-image').src"
+    wait(browser, lambda b: "/api/view?name=003.png" in b.execute_script(source))
+    assert browser.execute_script(UNNAMED) == []
+    for key, place in (("ARROW_RIGHT", 1), ("ARROW_RIGHT", 2), ("ARROW_LEFT", 1)):
+        press(browser, key)
+        assert one(browser, name).text == found[place]
+        assert one(browser, "#viewer-place").text == f"{place + 1} of 6"
+    one(browser, "[data-go=previous]").click()
+    one(browser, "[data-go=previous]").click()
+    assert one(browser, name).text == found[-1]
+    one(browser, "[data-go=reveal]").click()
+    wait(browser, lambda _: shown == [found[-1]])
+    file = one(browser, "#viewer-file").get_attribute("href")
+    assert file == f"{address}/api/file?name={found[-1].replace('/', '%2F')}"
+    press(browser, "ESCAPE")
+    assert not one(browser, "#viewer").is_displayed()
+    card = "return document.activeElement.closest('.result').dataset.name"
+    assert browser.execute_script(card) == found[-1]
+    one(browser, "#results .show").click()
+    one(browser, "[data-go=like]").click()
+    assert "003.png" in one(browser, "#chips .chip").text
+
+
+SWIPE = """
+const figure = document.querySelector("#viewer figure");
+const at = (x) => new Touch({ identifier: 1, target: figure, clientX: x, clientY: 200 });
+const send = (kind, list, x) => figure.dispatchEvent(
+  new TouchEvent(kind, { touches: list ? [at(x)] : [], changedTouches: [at(x)], bubbles: true }));
+send("touchstart", true, arguments[0]); send("touchend", false, arguments[1]);"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_phone_shows_two_columns_at_once(
+    address: str, captions: list[str], browse: Callable[..., Any], dark: bool
+) -> None:
+    browser = browse(f"{address}/?q={captions[3]}", dark=dark, **PHONE)
+    done(browser, captions[3])
+    first, second, third = (card.rect for card in every(browser, "#results .result")[:3])
+    assert first["y"] == second["y"] < third["y"] and first["height"] == second["height"]
+    assert first["y"] + first["width"] < 500  # the best two are seen without scrolling
+    assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+    paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, paper[4:-1].split(","))) < 200) is dark
+    one(browser, "#results .show").click()
+    assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+    browser.execute_script(SWIPE, 300, 100)
+    assert one(browser, "#viewer-place").text == "2 of 6"
+    browser.execute_script(SWIPE, 100, 300)
+    assert one(browser, "#viewer-place").text == "1 of 6"
+
+
+def test_cards_are_one_height_and_names_whole(
+    address: str, captions: list[str], browse: Callable[..., Any]
+) -> None:
+    browser = browse(f"{address}/?q={captions[3]}", width=1400)
+    done(browser, captions[3])
+    cards = every(browser, "#results .result")
+    assert len({card.rect["height"] for card in cards}) == 1
+    buttons = [one(card, ".like").rect for card in cards]
+    assert len({rect["y"] for rect in buttons[:5]}) == 1
+    width = browser.execute_script("return document.getElementById('results').clientWidth")
+    assert width > 1300
+    cut = (
+        "return [...document.querySelectorAll('.name')].filter(e => e.scrollWidth > e.clientWidth)"
+    )
+    browser.execute_script(
+        "for (const e of document.querySelectorAll('.name')) e.textContent = 'long'.repeat(40)"
+    )
+    assert browser.execute_script(cut) == []
 
 
 def test_first_results_show_before_the_last_stage(
     address: str, captions: list[str], browse: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stage 1's pictures are on the page while stage 2 still waits for its model."""
-    from threading import Event
-
+    """Stage 1's pictures are there while stage 2 waits for its model; something else may be
+    searched meanwhile, and the answer to the first is not waited for."""
     from imagescope.methods import imagescope as stages
 
-    go, real = Event(), stages.verify
-
-    def held(*args: Any) -> Any:
-        assert go.wait(60)
-        return real(*args)
-
-    monkeypatch.setattr(stages, "verify", held)
+    go, verify = Event(), stages.verify
+    monkeypatch.setattr(stages, "verify", lambda *rest: go.wait(60) and verify(*rest))
     browser = browse(address)
     say(browser, captions[3])
-    wait(
-        browser,
-        lambda b: (
-            "predicate verification under way" in b.find_element("css selector", "#status").text
-        ),
-    )
+    wait(browser, lambda b: "predicate verification under way" in status(b))
     assert names(browser)[:1] == ["003.png"]
-    assert not done(browser)
-    assert not browser.find_elements("css selector", "#results article li")
+    assert one(browser, "#results .score").text.startswith("score ")
+    assert not every(browser, "#results .check") and not one(browser, "#refine").is_displayed()
+    say(browser, captions[5])
     go.set()
-    wait(browser, done)
-    assert browser.find_elements("css selector", "#results article li")
+    done(browser, captions[5])
+    assert names(browser)[0] == "005.png" and every(browser, "#results .check")
+
+
+def test_nothing_fits_is_said(
+    address: str, captions: list[str], browse: Callable[..., Any]
+) -> None:
+    browser = browse(f"{address}/?q=red green blue yellow purple cyan pink orange")
+    done(browser, "red green")
+    assert one(browser, "#notice").text == show.NOTHING_FITS
+    assert "✗" in one(browser, "#results .check").text
+
+
+def test_what_is_typed_is_no_markup(
+    address: str, captions: list[str], browse: Callable[..., Any]
+) -> None:
+    hostile = "<img src=x onerror=document.title=1>"
+    browser = browse(address)
+    say(browser, f"a green circle {hostile}")
+    done(browser, "a green circle")
+    one(browser, "#refine").click()
+    one(browser, "#past summary").click()
+    assert hostile in one(browser, "#chips").text and hostile in one(browser, "#history").text
+    assert browser.title != "1" and not every(browser, "img[src=x]")
 
 
 def test_an_upload_is_a_reference(
     address: str, captions: list[str], browse: Callable[..., Any], tmp_path: Path
 ) -> None:
-    place = next(i for i, text in enumerate(captions) if " red " in text)
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
     browser = browse(address)
-    upload = wait(browser, lambda b: b.find_element("css selector", "#upload input[type=file]"))
-    upload.send_keys(str(tmp_path / "in" / f"{place:03d}.png"))
-    wait(browser, lambda b: b.find_elements("css selector", "#reference img"))
+    one(browser, "#upload").send_keys(str(bad))
+    refused = "The reference picture was not taken: not an image"
+    wait(browser, lambda b: one(b, "#notice").text == refused)
+    assert not every(browser, "#chips .chip")
+    one(browser, "#upload").send_keys(str(tmp_path / "in" / red(captions)))
+    wait(browser, lambda b: every(b, "#chips .chip"))
     say(browser, "red to blue")
-    wait(browser, lambda b: done(b) and names(b))
-    assert f"{place:03d}.png" not in names(browser)
+    done(browser, "red to blue")
+    assert red(captions) not in names(browser)
 
 
 @pytest.mark.parametrize("address", ["cirevl"], indirect=True)
 def test_a_method_that_needs_a_reference_asks_for_one(
-    address: str, captions: list[str], browse: Callable[..., Any], tmp_path: Path
+    address: str, captions: list[str], browse: Callable[..., Any]
 ) -> None:
     browser = browse(address)
+    wait(browser, names)
+    assert not every(browser, "#examples")
     say(browser, "keep it")
-    said = "cirevl starts from a reference picture"
-    wait(browser, lambda b: said in b.find_element("css selector", "#said").text)
-    upload = browser.find_element("css selector", "#upload input[type=file]")
-    upload.send_keys(str(tmp_path / "in" / "002.png"))
-    wait(browser, lambda b: b.find_elements("css selector", "#reference img"))
-    say(browser, "keep it")
-    wait(browser, lambda b: done(b) and len(names(b)) == 6)
-    meant = browser.find_element("css selector", "#meant").get_attribute("textContent")
-    assert f"looking for: {captions[2]} keep it" in " ".join(meant.split())
+    wait(browser, lambda b: "cirevl starts from a reference picture" in one(b, "#notice").text)
+    browser.get(f"{address}/?q=keep it&like=002.png")
+    done(browser, "keep it")
+    meaning = one(browser, "#meaning").get_attribute("textContent")
+    assert f"looking for: {captions[2]} keep it" in " ".join(meaning.split())
 
 
 @pytest.mark.parametrize("address", ["above"], indirect=True)
@@ -437,18 +350,36 @@ def test_findings_of_every_kind_are_on_the_page(
     drawn = library.home() / "image_db" / "drawn"
     drawn.mkdir()
     Image.new("RGB", (800, 400), "red").save(drawn / "1.png")
-    browser = browse(address)
-    say(browser, captions[4])
-    wait(browser, lambda b: done(b) and len(names(b)) == 6)
-    browser.find_element("css selector", "#meant summary").click()
-    lines = [line.text for line in browser.find_elements("css selector", "#meant li")]
+    browser = browse(f"{address}/?q={captions[4]}")
+    done(browser, captions[4])
+    one(browser, "#meaning summary").click()
+    lines = [line.text for line in every(browser, "#meaning li")]
     assert lines[0] == f"Atoms {HOSTILE}, object: {HOSTILE}" and len(lines) == 6
-    shown = "return [...document.querySelectorAll('#meant li img')].map(i => i.naturalWidth)"
-    assert wait(browser, lambda b: all(b.execute_script(shown)))
-    assert len(browser.execute_script(shown)) == 2 and max(browser.execute_script(shown)) == 384
-    best = cards(browser)[0].text
-    assert (
-        "Is it red? yes" in best and "Is it old? no, wanted yes" in best and "share: 0.25" in best
-    )
-    assert not browser.find_elements("css selector", "img[src=x]")
-    assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
+    wait(browser, lambda b: loaded(b, "#meaning img"))
+    assert len(every(browser, "#meaning img")) == 2
+    one(browser, "#results .show").click()
+    details = one(browser, "#viewer-details").text
+    for words in ("Is it red? yes", "Is it old? no, wanted yes", "share: 0.25"):
+        assert words in details
+    assert not every(browser, "img[src=x]")
+
+
+def test_a_written_page_opens_pictures_too(
+    captions: list[str], tmp_path: Path, browse: Callable[..., Any]
+) -> None:
+    with ImageScope.open("n") as scope:
+        answer = scope.search(captions[3], top=4)
+    path = tmp_path / "out.html"
+    path.write_text(show.page(answer, "n"), encoding="utf-8")
+    (answer[1].path).rename(tmp_path / "gone.png")
+    browser = browse(path.as_uri())
+    one(browser, ".results .show").click()
+    assert one(browser, "#viewer-name").text == "003.png"
+    source = "return document.getElementById('viewer-image').src"
+    wait(browser, lambda b: b.execute_script(source) == answer[0].path.as_uri())
+    assert str(answer[0].path) in one(browser, "#viewer-details").text
+    assert every(browser, "[data-go=like], [data-go=reveal]") == []
+    assert one(browser, "#viewer-file").get_attribute("href") == answer[0].path.as_uri()
+    press(browser, "ARROW_RIGHT")  # one that is gone keeps its thumbnail
+    assert browser.execute_script(source).startswith("data:image/jpeg") and loaded(browser, "img")
+    browser.get_log("browser")  # the file that is gone
