@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from imagescope.arrays import Array
 from imagescope.records import Query, Ranking
 from imagescope.search.pools import Images, Pools
-from imagescope.search.score import Score, at, device
+from imagescope.search.score import STRIP, Score, at, device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,9 +29,11 @@ log = logging.getLogger("imagescope")
 BLOCK, CHUNK = 2048, 512  # images and queries of one product: it stays in a core's cache
 THREADS = 16  # at most
 LAST = float(np.finfo(np.float32).min)  # instead of a score that is not a finite number
+LOW = (1 << 32) - 1  # a key's lower half
+NONE = np.iinfo(np.int64).min  # the key of no image
 TURN = threading.Lock()
 
-Hits = tuple["Tensor", "Tensor", "Tensor"]  # columns, rows and scores
+Hits = tuple[Array, Array]  # columns, and keys of images that may be among the best
 
 
 def scan(
@@ -93,8 +96,9 @@ class _Pass:
         if not self._run(threads):
             self._run(threads)
         names, targets, sizes = self._images.names, self._pools.targets, self._pools.sizes
-        counts = (self._best > -np.inf).sum(1)
-        tensors = (counts, self._rows, self._best, self._above.T)
+        best = np.sort(self._best)[:, ::-1]
+        counts = (best > NONE).sum(1)
+        arrays = counts, LOW - (best & LOW), _score(best), self._above.T
         return [
             Ranking(
                 names=tuple([names[row] for row in rows[:count]]),
@@ -103,16 +107,14 @@ class _Pass:
                 pool=size,
             )
             for count, rows, scores, above, own, size in zip(
-                *(tensor.tolist() for tensor in tensors), targets, sizes, strict=True
+                *(array.tolist() for array in arrays), targets, sizes, strict=True
             )
         ]
 
     def _run(self, threads: int) -> bool:
         """Passes once; returns whether targets scored in their blocks as they did in advance."""
-        shape = len(self._pools.sizes), self._keep
-        self._best = self._goals.new_full(shape, -np.inf)  # scores, sorted
-        self._rows = self._places.new_zeros(shape)
-        self._floor = self._best[:, -1]  # the worst of them
+        self._best = np.full((len(self._pools.sizes), self._keep), NONE)  # keys, in any order
+        self._floor = self._goals.new_full((len(self._best),), -np.inf)  # the worst of their scores
         self._above, self._met = self._places * 0, self._goals.clone()
         self.odd = 0
         hits: list[Hits] = []
@@ -120,7 +122,7 @@ class _Pass:
             self._above += above
             self.odd += odd
             hits.append(seen)
-            if sum(len(rows) for _, rows, _ in hits) >= self._best.numel():
+            if sum(len(keys) for _, keys in hits) >= self._best.size:
                 self._merge(hits)
                 hits = []
         self._merge(hits)
@@ -154,42 +156,66 @@ class _Pass:
             scores.masked_fill_(~scores.isfinite(), LAST)
         self._pools.hide(scores, start)
         if start == 0 and stop > self._keep:
-            self._floor = _below(scores.topk(self._keep, 0).values[-1])
-        rows, columns = (scores > self._floor).nonzero(as_tuple=True)
-        hits = columns, rows + start, scores[rows, columns] + 0.0  # minus zero equals zero
+            top = scores.T.cpu().numpy().copy()  # numpy's partition is several times torch's topk
+            top.partition(stop - self._keep, axis=1)
+            self._floor = _below(torch.from_numpy(top[:, -self._keep]).to(scores.device))
+        cells = (scores > self._floor).flatten().nonzero()[:, 0]
+        values, cells = scores.take(cells).cpu().numpy(), cells.cpu().numpy()
+        rows, columns = np.divmod(cells, scores.shape[1])
+        hits = columns.astype(np.int16), _key(values, rows + start)
 
         goals, places = self._goals, self._places
         bars = torch.where(places >= stop, _below(goals), goals)  # if earlier, equals are above
-        above = (scores > bars[:, None]).sum(1, dtype=torch.int32)
+        above = places * 0
+        for line, bar in enumerate(bars):
+            for strip in scores.split(STRIP):  # a sum of booleans makes numbers of all of them
+                above[line] += (strip > bar).sum(0, dtype=torch.int32)
         lines, columns = ((places >= start) & (places < stop)).nonzero(as_tuple=True)
         rows = places[lines, columns] - start
         equal = scores.index_select(1, columns) == goals[lines, columns]
         earlier = torch.arange(stop - start, device=scores.device)[:, None] < rows
-        above[lines, columns] += (equal & earlier).sum(0, dtype=torch.int32)
+        above[lines, columns] += (equal & earlier).sum(0)
         self._met[lines, columns] = scores[rows, columns]
         return hits, above, 0 if finite else int((scores == LAST).sum())
 
     def _merge(self, hits: list[Hits]) -> None:
-        """Puts hits among the best. They are of later images than those, and in the gallery's
-        order: a stable sort keeps ties in it, and of images yet to come only those above the floor
-        can be among the best."""
+        """Puts hits among the best. They come in the gallery's order: of images yet to come only
+        those above the floor can be among the best."""
         import torch
 
         if not hits:
             return
-        columns, rows, scores = (torch.cat(parts) for parts in zip(*hits, strict=True))
-        columns, order = columns.sort(stable=True)
-        counts = columns.bincount(minlength=len(self._best))
-        place = torch.arange(len(columns), device=columns.device) + self._keep
-        place -= (counts.cumsum(0) - counts)[columns]  # among the query's own, behind the best
-        wider = (0, int(counts.max()))
-        best = torch.nn.functional.pad(self._best, wider, value=-np.inf)
-        best[columns, place] = scores[order]
-        images = torch.nn.functional.pad(self._rows, wider)
-        images[columns, place] = rows[order]
-        best, order = best.sort(dim=1, descending=True, stable=True)
-        self._best, self._floor = best[:, : self._keep], best[:, self._keep - 1].contiguous()
-        self._rows = images.gather(1, order[:, : self._keep])
+        columns, keys = (np.concatenate(parts) for parts in zip(*hits, strict=True))
+        order = np.argsort(columns, kind="stable")  # of int16 the fastest
+        counts = np.bincount(columns, minlength=len(self._best))
+        both = np.full((len(counts), self._keep + counts.max()), NONE)
+        both[:, : self._keep] = self._best
+        place = np.arange(len(keys)) - np.repeat(counts.cumsum() - counts, counts)
+        both[columns[order], place + self._keep] = keys[order]
+        both.partition(counts.max(), axis=1)
+        self._best = both[:, -self._keep :].copy()
+        floor = _score(self._best.min(1))
+        self._floor = torch.from_numpy(floor).to(self._goals.device)
+
+
+def _key(scores: Array, rows: Array) -> Array:
+    """int64: the larger, the better the image. The score's bits, made to grow with it, stand above
+    the row's complement, so that of equal scores the earlier image's key is larger."""
+    bits = (scores + np.float32(0)).view(np.int32)  # minus zero equals zero
+    keys: Array = (_ordered(bits).astype(np.int64) << 32) | (LOW - rows)
+    return keys
+
+
+def _score(keys: Array) -> Array:
+    """float32 scores of keys, minus infinity for NONE."""
+    scores = _ordered((keys >> 32).astype(np.int32)).view(np.float32)
+    return np.where(keys > NONE, scores, np.float32(-np.inf))
+
+
+def _ordered(bits: Array) -> Array:
+    """A float32's bits as an int32 of the same order, and back."""
+    ordered: Array = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return ordered
 
 
 def _below(values: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # Matrix libraries round differently for very small shapes (MKL: under 16 columns or 8 rows), but a
 # query's scores must not depend on the queries beside it. Zeros fill shapes up to multiples.
 ROWS, COLUMNS = 128, 16
+STRIP = 512  # rows mixed and multiplied at once: they stay in a core's cache
 PAIRS = 512  # single scores computed together, `at`
 ALL = slice(None)
 Index = slice | Array  # int64 numbers
@@ -145,17 +146,25 @@ class _Product:
     def block(self, rows: Index, columns: Index) -> Tensor:
         import torch
 
-        weights, views = zip(*self.mixture, strict=True)
+        views = [view for _, view in self.mixture]
         parts = [on_device(view[rows]) for view in views]
-        if len(parts) == 2 and sum(weights) == 1.0:
-            mixed = torch.lerp(*parts, weights[1])
-        else:
-            pairs = zip(weights, parts, strict=True)
-            mixed = reduce(operator.add, (x if w == 1 else w * x for w, x in pairs))
-        scores = padded(mixed, ROWS) @ padded(self._columns[:, columns].T, COLUMNS).T
+        queries = padded(self._columns[:, columns].T, COLUMNS).T
+        count = len(parts[0])
+        scores = queries.new_empty(count + -count % ROWS, queries.shape[1])
+        for start in range(0, count, STRIP):
+            strip = slice(start, start + STRIP)
+            mixed = padded(self._mixed([part[strip] for part in parts]), ROWS)
+            torch.mm(mixed, queries, out=scores[strip])
         for view in views:
             forget(view)
-        return scores[: len(mixed), : len(self.vectors[columns])]
+        return scores[:count, : len(self.vectors[columns])]
+
+    def _mixed(self, parts: Sequence[Tensor]) -> Tensor:
+        weights = [weight for weight, _ in self.mixture]
+        if len(parts) == 2 and sum(weights) == 1.0:
+            return parts[0].lerp(parts[1], weights[1])
+        pairs = zip(weights, parts, strict=True)
+        return reduce(operator.add, (x if w == 1 else w * x for w, x in pairs))
 
 
 class _Function(Score):

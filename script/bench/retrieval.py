@@ -57,10 +57,11 @@ def make(folder: Path, images: int, dimension: int, queries: int, descriptions: 
 class Problem:
     """The inputs, mapped from disk and read once, so that they are in memory for everyone."""
 
-    def __init__(self, folder: Path, tau: float, keep: int):
+    def __init__(self, folder: Path, tau: float, keep: int, first: int | None = None):
+        """first: how many of the gallery's images, None for all."""
         self.tau, self.keep, self.device = tau, keep, device()
         images, captions = (
-            np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("images", "captions")
+            np.load(folder / f"{n}.npy", mmap_mode="r")[:first] for n in ("images", "captions")
         )
         self.descriptions = np.load(folder / "descriptions.npy")
         count = len(images)
@@ -144,7 +145,7 @@ def same(problem: Problem) -> dict[str, float]:
         exact = fused @ t.astype(float).mean(0)
         # the same scores at every rank: names may differ only where scores tie
         alike += bool(np.abs(exact[: len(head)] - exact[len(head) :]).max() < FLOAT_TIE)
-    return {"same_top100": alike / len(ranked), "identical_top100": identical / len(ranked)}
+    return {"same_top_100": alike / len(ranked), "identical_top_100": identical / len(ranked)}
 
 
 def status(field: str) -> int:
@@ -182,7 +183,8 @@ def main() -> None:
 
     if args.measure:  # a child that peak() started
         problem = Problem(args.folder, args.tau, args.keep)
-        torch.ones(64, 64) @ torch.ones(64, 64)  # the library's own memory is nobody's
+        # libraries' code and buffers are nobody's: a few images bring them into memory
+        getattr(Problem(args.folder, args.tau, args.keep, first=BATCH), args.measure)()
         before = status("VmRSS")
         getattr(problem, args.measure)()
         print(status("VmHWM") - before)
@@ -226,7 +228,7 @@ def main() -> None:
         "processor_ratio_to_authors": processor["the authors' way"] / processor["ours"],
         "ratio_to_matmul": medians["q @ F.T"] / ours,
         "ratio_to_fastest_matmul": min(medians["q @ F.T"], medians["F @ q.T"]) / ours,
-        "peak_memory_ratio": peaks["ours"] / peaks["the authors' way"],
+        "memory_ratio": peaks["ours"] / peaks["the authors' way"],
         **agreement,
     }
     table = Table("", "seconds", "times ours", "processor", "peak above the inputs")
@@ -240,9 +242,9 @@ def main() -> None:
     console.print(table)
     console.print(
         f"times the authors' speed: {figures['ratio_to_authors']:.1f}; "
-        f"of their extra memory: 1/{1 / figures['peak_memory_ratio']:.0f}; "
-        f"same 100 best, but for float ties: {agreement['same_top100']:.1%} of queries "
-        f"(name by name: {agreement['identical_top100']:.1%})"
+        f"of their extra memory: 1/{1 / figures['memory_ratio']:.0f}; "
+        f"same 100 best, but for float ties: {agreement['same_top_100']:.1%} of queries "
+        f"(name by name: {agreement['identical_top_100']:.1%})"
     )
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")

@@ -215,7 +215,7 @@ def test_a_pass_holds_no_more_than_the_best(monkeypatch):
     merge = scanning._Pass._merge
 
     def counted(self, hits):
-        most.append(sum(len(rows) for _, rows, _ in hits))
+        most.append(sum(len(keys) for _, keys in hits))
         merge(self, hits)
 
     monkeypatch.setattr(scanning._Pass, "_merge", counted)
