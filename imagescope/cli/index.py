@@ -120,9 +120,10 @@ def index(
 
 
 def caption(name: Name, models: Models = None, engine: Engine = None) -> None:
-    """Add captions to an index that was made without (--stages s0), and bring it up to date.
+    """Add captions to an index that was made without them.
 
-    Captions let the language models take part in a search. The vectors of the pictures stay.
+    Captions let the language models take part in a search. The vectors of the pictures stay as
+    they are; pictures that are new in the folder are added.
     """
     from imagescope.own.indexing import caption as add
 

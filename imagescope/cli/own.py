@@ -148,7 +148,9 @@ def chat(
     engine: Engine = None,
     alone: Alone = False,
 ) -> None:
-    """Search in a dialogue: type a description, then say what to change, line by line.
+    """Search in a dialogue: each line refines the last.
+
+    Type a description, then say what is to change, line by line.
 
     /help lists the other commands, such as /like 2 (start from result 2) and /quit.
     """
@@ -188,9 +190,9 @@ def serve(
     engine: Engine = None,
     alone: Alone = False,
 ) -> None:
-    """Start a web page for searching an index in the browser; Ctrl-C ends it.
+    """Search an index on a web page, in the browser.
 
-    Only this machine can open it, unless --host names another address.
+    Only this machine can open the page, unless --host names another address. Ctrl-C ends it.
     """
     from imagescope.config import parse_options
     from imagescope.own.web import serve as run

@@ -148,7 +148,10 @@ def run(config: RunConfig) -> None:
 
 @_with_run_options
 def plan(config: RunConfig) -> None:
-    """Say what a run would ask of the models, before anything runs."""
+    """Say what a run would ask of the models, before anything runs.
+
+    For an index of your own pictures: imagescope index FOLDER --plan
+    """
     from imagescope.report.tables import print_plan
     from imagescope.runs.plan import forecast
 

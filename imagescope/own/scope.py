@@ -175,7 +175,7 @@ class ImageScope:
             for trace in _traces(look, [plain], context):
                 answer = self._answer(trace, method, 0, top, start)
                 if alone:
-                    answer = replace(answer, method=look.name, title=look.summary, upcoming="")
+                    answer = replace(answer, method=look.name, title="Encoder alone", upcoming="")
                 yield answer
         if alone:
             return

@@ -66,7 +66,7 @@ def explain(result: Result) -> list[str]:
     why = result.explanation
     lines = [
         f"{result.rank}. {result.path}",
-        f"   caption: {why.caption}",
+        *([f"   caption: {why.caption}"] if why.caption else []),
         f"   score {score(result)}" + "".join(f", {where}" for where in moved(result)),
     ]
     marks = {True: "passed: ", False: "failed: ", None: ""}

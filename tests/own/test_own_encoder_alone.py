@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from own_oracle import ASKED, MODELS, oracle, scenes
 
 from imagescope import ImageScope
+from imagescope.config import ModelConfig
 from imagescope.errors import UserError
 from imagescope.own import library
 from imagescope.own.ask import answering, ask, state
@@ -18,6 +21,7 @@ from imagescope.own.conversation import Conversation
 from imagescope.own.desk import Desk
 from imagescope.own.forecast import forecast
 from imagescope.own.indexing import build, caption, prepare
+from imagescope.own.models import requirements
 
 __all__ = ["oracle"]
 ENCODER = "encoder: {model: oracle-encoder, library: words}\n"
@@ -130,7 +134,7 @@ def test_a_plan_writes_and_asks_nothing(oracle: str, tmp_path: Path) -> None:
 
 
 def test_a_plan_without_the_checkpoints(
-    oracle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    oracle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def nothing(*_: object, **__: object) -> int:
         return 4_300_000_000
@@ -142,6 +146,32 @@ def test_a_plan_without_the_checkpoints(
     assert "captioner: Qwen/Qwen3-VL-2B-Instruct: nothing downloaded; 4.3 GB to download" in lines
     alone = "\n".join(forecast(prepare(tmp_path / "in", "n", "laptop", captions=False)))
     assert "captioner: Qwen" not in alone and "encoder: google/siglip2" in alone
+
+    monkeypatch.setattr("imagescope.own.indexing.fingerprint", nothing)  # as where there is a hub
+    monkeypatch.setattr(logging.getLogger("imagescope"), "propagate", True)
+    with caplog.at_level(logging.INFO, "imagescope"), pytest.raises(UserError, match="siglip2"):
+        build(tmp_path / "in", "n", "laptop", captions=False)
+    assert any(line.endswith("4.3 GB to download") for line in caplog.messages)
+    assert not any("Qwen" in line for line in caplog.messages)
+
+
+def test_memory_is_that_of_the_dtype_a_model_runs_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = {"w": {"dtype": "BF16", "shape": [50_000_000], "data_offsets": [0, 100_000_000]}}
+    header = json.dumps(weights).encode()
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + 100_000_000)  # sparse
+    (tmp_path / "config.json").write_text('{"text_config": {"dtype": "bfloat16"}}')
+    (tmp_path / "tokenizer.json").write_text("{}")
+    role = ModelConfig(model=str(tmp_path))
+    for gpus, memory in (([], "0.2 GB"), ([0], "0.1 GB")):
+        monkeypatch.setattr("imagescope.models.device.visible_gpus", lambda gpus=gpus: gpus)
+        ((check, text),) = requirements([("reasoner", role), ("verifier", role)])
+        assert check.state == "ok"
+        expected = f"reasoner, verifier: {tmp_path}: in place; about {memory} of memory"
+        assert text == expected
 
 
 def test_a_first_batch_says_how_long_the_rest_takes(
