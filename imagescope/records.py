@@ -294,10 +294,13 @@ class Request:
 
     prompt: what is said, before the role's template (raw or chat) is put around it.
     images: at most one today, shown before the prompt.
-    max_tokens, repetition_penalty, stop: decoding; always greedy.
+    max_tokens, repetition_penalty, stop: decoding; greedy, unless there is a temperature.
     choices: words whose probabilities are wanted for the FIRST token (e.g. ("yes", "no")); decoding
         stays unconstrained. Case and a leading space do not matter.
     schema: JSON schema the text must follow, where the engine can (None: free text).
+    temperature, top_p, seed: of a sampled answer: from the softmax of the logits / temperature, cut
+        to the most probable tokens that make up top_p. Another seed, another answer; an engine
+        gives the same for the same seed as far as it can.
     """
 
     prompt: str
@@ -307,6 +310,9 @@ class Request:
     stop: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     schema: str | None = None
+    temperature: float = added(0.0)
+    top_p: float = added(1.0)
+    seed: int = added(0)
 
 
 @dataclass(frozen=True, slots=True)

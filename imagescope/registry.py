@@ -86,6 +86,8 @@ METHODS = Registry(
     {
         "imagescope": "imagescope.methods.imagescope:ImageScope",
         "cirevl": "imagescope.methods.cirevl:CIReVL",
+        "ldre": "imagescope.methods.ldre:LDRE",
+        "seize": "imagescope.methods.seize:SEIZE",
         "text-only": "imagescope.methods.baselines:TextOnly",
         "image-only": "imagescope.methods.baselines:ImageOnly",
         "image+text": "imagescope.methods.baselines:ImageText",

@@ -55,6 +55,8 @@ OPTIONAL = {
     "repetition_penalty": None,
     "response_format": None,
     "temperature": None,
+    "top_p": None,
+    "seed": None,
     "stop": None,  # texts are cut here, too
 }
 TEMPLATE = "chat_template_kwargs"  # answers would be others without it
@@ -207,9 +209,11 @@ class OpenAI(EngineClass):
         arguments: dict[str, Any] = {
             "model": self.config.model,
             "messages": [{"role": "user", "content": content}],
-            "temperature": 0,
+            "temperature": request.temperature,
             "max_tokens": request.max_tokens,
         }
+        if request.temperature:
+            arguments |= {"top_p": request.top_p, "seed": request.seed}
         if request.stop:
             arguments["stop"] = list(request.stop[:4])  # the protocol's limit; the rest is cut here
         if request.choices:

@@ -16,6 +16,7 @@ from imagescope.config import ModelConfig
 from imagescope.engines.ahead import Remembering, prepare_small
 from imagescope.engines.base import Answers, EngineClass, Request, Requests, Response, blocks
 from imagescope.engines.batches import Batch, answers, pictures, showable
+from imagescope.engines.sampling import sampler
 from imagescope.engines.text import cut, neutral, neutraliser, shares, variants, wrap
 from imagescope.errors import UserError
 from imagescope.models import device
@@ -193,7 +194,8 @@ class Transformers(EngineClass):
         """Requests grouped by what a batch must share."""
         groups: dict[tuple[Any, ...], list[tuple[int, Request]]] = {}
         for i, r in block:
-            key = (r.max_tokens, r.repetition_penalty, r.stop, r.choices, len(r.images))
+            sampling = r.temperature, r.top_p
+            key = (r.max_tokens, r.repetition_penalty, r.stop, r.choices, *sampling, len(r.images))
             groups.setdefault(key, []).append((i, r))
         for (*_, images), batch in groups.items():
             if not images:  # (by the text itself, so that it does not matter which was there first)
@@ -237,9 +239,14 @@ class Transformers(EngineClass):
                     return_dict_in_generate=True,
                     output_logits=bool(first.choices),
                 )
+                drawn = []
+                if first.temperature:
+                    seeds = [request.seed for request in requests]
+                    drawn = [sampler(first.temperature, first.top_p, seeds)]
                 out = self._model.generate(
                     **inputs,
                     generation_config=decoding,
+                    logits_processor=drawn,
                     tokenizer=self._tokenizer if stops else None,
                 )
             except IndexError as error:  # a token or position outside the model's tables

@@ -224,7 +224,9 @@ class VLLM(EngineClass):
         if request.schema is not None:
             schema = StructuredOutputsParams(json=request.schema)
         return SamplingParams(
-            temperature=0,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=request.seed if request.temperature else None,
             max_tokens=request.max_tokens,
             repetition_penalty=request.repetition_penalty,
             stop=list(request.stop),

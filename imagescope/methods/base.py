@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -17,7 +18,7 @@ from imagescope.arrays import Array
 from imagescope.config import Reading, Side, explain
 from imagescope.engines.role import Role
 from imagescope.errors import UserError
-from imagescope.methods.prompts import PromptKind, Prompts
+from imagescope.methods.prompts import PromptKind, Prompts, load_prompts
 from imagescope.records import Finding, Gallery, Images, Item, Query, Ranking, Table, Texts
 from imagescope.registry import METHODS, did_you_mean
 from imagescope.search.score import Score
@@ -93,6 +94,11 @@ class Context(Protocol):
     def captions(self, names: Collection[str] | None = None) -> Mapping[str, str]:
         """name -> caption of these images (None: of all), less those that have none."""
 
+    def samples(
+        self, names: Collection[str], n: int, temperature: float = 1.0, top_p: float = 0.9
+    ) -> Mapping[str, tuple[str, ...]]:
+        """name -> n sampled captions of these images, less those that came to nothing."""
+
     def view(self, kind: Literal["image", "caption"]) -> Array:
         """A column of the gallery's unit vectors, float32 (n, d); an image without a caption has
         its image vector in the caption's place."""
@@ -104,8 +110,11 @@ class Context(Protocol):
     def means(self, groups: Sequence[Sequence[str]]) -> Array:
         """float32 (len(groups), d): the mean of the unit vectors of each group's texts."""
 
-    def search(self, queries: Sequence[Query], score: Score) -> list[Ranking]:
-        """The best `keep` images of each query, and its targets' exact ranks."""
+    def search(
+        self, queries: Sequence[Query], score: Score, keep: int | None = None
+    ) -> list[Ranking]:
+        """The best `keep` (None: as many as a ranking holds) images of each query, and its targets'
+        exact ranks."""
 
 
 LISTS: Mapping[type, str] = {Texts: "texts", Images: "images", Table: "tables"}  # in a Trace
@@ -125,6 +134,7 @@ class Method(Protocol):
     """See the module. Class attributes describe it; an instance has its options, and may narrow
     what depends on them. A method derives from this class for the defaults.
 
+    prompts_of: the method whose prompts it uses; "": its own.
     stages: those that run, in order.  roles: in the order that loads each model once.  prompts:
     kind -> what its file must hold.  typical: step -> an answer as models give it, which `plan`
     goes on with.  needs_reference: its queries must have one.  dialogues: a round refines the
@@ -135,6 +145,7 @@ class Method(Protocol):
     summary: ClassVar[str]
     paper: ClassVar[str] = ""
     label: ClassVar[Label] = "control"
+    prompts_of: ClassVar[str] = ""
     Options: ClassVar[type[Options]] = Options
     stages: tuple[Stage, ...]
     roles: tuple[str, ...] = ()
@@ -146,6 +157,10 @@ class Method(Protocol):
 
     def __init__(self, options: Any) -> None:
         self.options = options
+
+    def load_prompts(self, name: str | Path, dataset: str) -> Prompts:
+        """See methods/prompts.py."""
+        return load_prompts(name, dataset, self.prompts, self.prompts_of or self.name)
 
     def run(self, queries: Sequence[Query], context: Context) -> Iterator[Outcome]:
         """An outcome a stage, in order, each for all queries."""

@@ -13,10 +13,11 @@ from imagescope.arrays import Array
 from imagescope.config import RunConfig, Side
 from imagescope.encoders.base import open_encoder
 from imagescope.encoders.cached import CachedEncoder
+from imagescope.engines.base import Picture, Request
 from imagescope.engines.failures import check
 from imagescope.engines.role import Role, Step
 from imagescope.engines.roles import Models
-from imagescope.gallery.database import ImageDB
+from imagescope.gallery.database import LONGEST, ImageDB
 from imagescope.gallery.vectors import GalleryVectors
 from imagescope.methods.prompts import Prompts
 from imagescope.records import Gallery, Item, Query, Ranking
@@ -82,6 +83,32 @@ class RunContext:
             self._captions = captions
         return captions
 
+    def samples(
+        self, names: Collection[str], n: int, temperature: float = 1.0, top_p: float = 0.9
+    ) -> Mapping[str, tuple[str, ...]]:
+        files, prompt = self.gallery.files, self.prompts["caption"]
+        places = [
+            (name, seed) for name in dict.fromkeys(names) if name in files for seed in range(n)
+        ]
+        requests = [
+            Request(
+                prompt,
+                (Picture(str(files[name])),),
+                max_tokens=LONGEST,
+                temperature=temperature,
+                top_p=top_p,
+                seed=seed,
+            )
+            for name, seed in places
+        ]
+        with self.role("captioner") as captioner:
+            responses = captioner.ask(requests, "captions", [name for name, _ in places])
+        captions: dict[str, tuple[str, ...]] = {}
+        for (name, _), response in zip(places, responses, strict=True):
+            if text := response.text.strip():
+                captions[name] = (*captions.get(name, ()), text)
+        return captions
+
     def view(self, kind: Literal["image", "caption"]) -> Array:
         return self.rows(captions=True).captions if kind == "caption" else self.rows().images
 
@@ -103,14 +130,16 @@ class RunContext:
         with self._timed("retrieval"):
             return self.vectors.means(groups)
 
-    def search(self, queries: Sequence[Query], score: Score) -> list[Ranking]:
+    def search(
+        self, queries: Sequence[Query], score: Score, keep: int | None = None
+    ) -> list[Ranking]:
         rows = self.rows()
         with self._timed("retrieval") as step:
 
             def tell(count: int) -> None:
                 step.not_finite += count
 
-            return scan(score, queries, rows, self.keep, tell)
+            return scan(score, queries, rows, self.keep if keep is None else keep, tell)
 
     def rows(self, captions: bool = False) -> GalleryVectors:
         """The gallery's vectors; its captions', too, where they are wanted or were asked for."""

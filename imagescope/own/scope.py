@@ -56,8 +56,7 @@ class ImageScope:
         width, ok = rows.shape[1] // 2, np.ones(len(rows), bool)
         vectors = GalleryVectors(self.names, rows[:, :width], rows[:, width:], ok)
         self.method = open_method(config.method, config.options)
-        kinds, kind = self.method.prompts, self.method.name
-        self._prompts = load_prompts(config.prompts, "folder", kinds, kind)
+        self._prompts = self.method.load_prompts(config.prompts, "folder")
         self._talk = self._dialogue_prompts() if self.method.dialogues else self._prompts
         captions = {n: entry.caption for n, entry in manifest.pictures.items()}
         with ExitStack() as stack:
@@ -77,7 +76,7 @@ class ImageScope:
         names = [spec.name for spec in specs() if spec.dialogue]
         name = next((name for name in names if (own / name).is_dir()), None)
         place = (str(own), name) if name else ("dialogue", names[0])
-        return load_prompts(*place, self.method.prompts, self.method.name)
+        return self.method.load_prompts(*place)
 
     @classmethod
     def open(

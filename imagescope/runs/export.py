@@ -15,7 +15,6 @@ from imagescope.errors import UserError
 from imagescope.files import parse_json
 from imagescope.gallery.database import ImageDB
 from imagescope.methods.base import open_method
-from imagescope.methods.prompts import load_prompts
 from imagescope.runs.manifest import Manifest
 from imagescope.runs.pipeline import USED, load_benchmark
 from imagescope.store import bundle
@@ -59,7 +58,7 @@ def export_run(folder: Path, target: Path) -> dict[str, int]:
         raise UserError(f"{folder}: this run is itself a replay of {config.replay}: copy that file")
     benchmark = load_benchmark(config)
     method = open_method(config.method, config.options)
-    prompts = load_prompts(config.prompts, config.dataset, method.prompts, method.name)
+    prompts = method.load_prompts(config.prompts, config.dataset)
     assert config.cache
     if not config.cache.is_file():
         raise UserError(f"{config.cache}: the cache of this run is gone; it held its responses")

@@ -22,7 +22,7 @@ from imagescope.errors import UserError
 from imagescope.gallery.database import ImageDB
 from imagescope.methods.base import Method, add_findings, check_queries, describe, open_method
 from imagescope.methods.context import RunContext
-from imagescope.methods.prompts import Prompts, load_prompts
+from imagescope.methods.prompts import Prompts
 from imagescope.records import Ranking, Synthesis, Trace, plain
 from imagescope.runs.folder import RunFolder
 from imagescope.runs.preflight import Preflight
@@ -65,7 +65,7 @@ def run(config: RunConfig) -> Result:
     method, benchmark = open_method(config.method, config.options), load_benchmark(config)
     config = config.model_copy(update={"options": method.options.model_dump()})  # defaults, too
     check_queries(method, benchmark.queries, benchmark.name)
-    prompts = load_prompts(config.prompts, config.dataset, method.prompts, method.name)
+    prompts = method.load_prompts(config.prompts, config.dataset)
     preflight = None if config.replay else Preflight(config, benchmark)
     if preflight and not cache_path(config).is_file():  # else before the first question
         preflight()

@@ -19,7 +19,6 @@ from imagescope.encoders.base import has_checkpoint
 from imagescope.errors import UserError
 from imagescope.gallery.database import ImageDB
 from imagescope.methods.base import check_queries, open_method
-from imagescope.methods.prompts import load_prompts
 from imagescope.models.checkpoints import locate
 from imagescope.runs.folder import machine
 from imagescope.runs.manifest import Manifest
@@ -45,7 +44,7 @@ def forecast(config: RunConfig) -> dict[str, Forecast]:
             cache,
             gallery=benchmark.gallery,
             db=ImageDB.open(root, benchmark.name, benchmark.split, benchmark.gallery, cache),
-            prompts=load_prompts(config.prompts, config.dataset, method.prompts, method.name),
+            prompts=method.load_prompts(config.prompts, config.dataset),
             keep=max(config.keep, getattr(method.options, "top_k", 0)),
             steps=steps,
         )

@@ -230,11 +230,14 @@ class PlanContext(RunContext):
         self.rows()  # as long as the gallery's
         return super().means(groups)
 
-    def search(self, queries: Sequence[Query], score: Score) -> list[Ranking]:
+    def search(
+        self, queries: Sequence[Query], score: Score, keep: int | None = None
+    ) -> list[Ranking]:
+        keep = self.keep if keep is None else keep
         if not self.vectors.unknown:
-            return super().search(queries, score)
+            return super().search(queries, score, keep)
         pools = (self.gallery.names if q.candidates is None else q.candidates for q in queries)
-        return [_first(pool, query, self.keep) for pool, query in zip(pools, queries, strict=True)]
+        return [_first(pool, query, keep) for pool, query in zip(pools, queries, strict=True)]
 
 
 def _first(pool: Sequence[str], query: Query, keep: int) -> Ranking:

@@ -69,4 +69,5 @@ def test_a_weight_of_nothing_asks_for_nothing(weight: float) -> None:
 def test_every_method_says_how_near_it_is_to_its_paper() -> None:
     labels = {name: METHODS.load(name).label for name in METHODS}
     controls = dict.fromkeys(("text-only", "image-only", "image+text"), "control")
-    assert labels == {"imagescope": "faithful", "cirevl": "faithful", **controls}
+    papers = dict.fromkeys(("imagescope", "cirevl", "ldre"), "faithful")
+    assert labels == {**papers, "seize": "from paper, settings ours", **controls}
