@@ -96,7 +96,9 @@ def search(
 
     _hush()
     text, options = " ".join(words), parse_options(option or [])
-    asked = None if models or engine else ask(name, text, reference, stages, top, method, options)
+    asked = None
+    if not (models or engine):
+        asked = ask(name, text, reference, stages, top, method, options, _tell)
     if asked:
         answer, folder = asked.answer, asked.folder
         _note(f"answered by the running `imagescope serve {name}`")
@@ -124,12 +126,17 @@ def _watch(
     """The last stage's answer; what each stage comes to is told meanwhile."""
     _note(f"searching {len(scope):,} pictures …")
     for answer in scope.stages(text, reference, stages, top):
-        best = f"best so far {answer[0].name}" if answer.upcoming and len(answer) else "done"
-        upcoming = f"; next: {answer.upcoming} …" if answer.upcoming else ""
-        _note(f"{answer.stage} {answer.title}: {best} ({answer.seconds:.1f} s){upcoming}")
+        _tell(answer)
     if answer.stage == "s0" and not stages:
         _note(f"{scope.lacking}: the encoder alone searched (see: imagescope caption --help)")
     return answer
+
+
+def _tell(answer: Answer) -> None:
+    """What a stage came to, on standard error."""
+    best = f"best so far {answer[0].name}" if answer.upcoming and len(answer) else "done"
+    upcoming = f"; next: {answer.upcoming} …" if answer.upcoming else ""
+    _note(f"{answer.stage} {answer.title}: {best} ({answer.seconds:.1f} s){upcoming}")
 
 
 def _note(line: str) -> None:

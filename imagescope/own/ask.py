@@ -1,8 +1,8 @@
 """`search` asks the `serve` of the same index, where one runs: its models are in memory.
 
-`serve` answers JSON on a second port, of the loopback alone. Port and a token are in the index'
-folder, in serving.json, which its owner alone can read: whoever knows the token may have any of the
-owner's pictures looked at.
+`serve` answers on a second port, of the loopback alone, a line of JSON after each stage. Port and a
+token are in the index' folder, in serving.json, which its owner alone can read: whoever knows the
+token may have any of the owner's pictures looked at.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("imagescope")
 HERE = "127.0.0.1"
 LARGEST = 64 << 10  # bytes of a question
-LONGEST = 600  # seconds until an answer: others may be before us
+LONGEST = 600  # seconds until a stage is answered: others may be before us
 
 
 class Serving(BaseModel):
@@ -73,9 +73,14 @@ def ask(
     top: int,
     method: str = "imagescope",
     options: Mapping[str, Any] | None = None,
+    tell: Callable[[Answer], None] = lambda answer: None,
 ) -> Reply | None:
     """What a running `serve` of this index answers; None where none runs, or none of the index as
-    it is now, or one of another method. Raises UserError for a question that it refuses."""
+    it is now, or one of another method.
+
+    tell: is called with the answer of each stage as soon as it is there. Raises UserError for a
+    question that the server refuses.
+    """
     server = serving(name)
     if server is None or (server.index, server.method, server.options) != (
         state(name),
@@ -95,12 +100,16 @@ def ask(
         headers = {"Authorization": f"Bearer {server.token}"}
         connection.request("POST", "/", question.model_dump_json(), headers)
         response = connection.getresponse()
-        content = response.read()
-        if response.status == 400:
-            raise UserError(json.loads(content))
-        if response.status == 200:
-            return TypeAdapter(Reply).validate_json(content)
-        log.warning("the running `serve` answered %s: searching without it", response.status)
+        if response.status not in (200, 400):
+            raise ValueError(f"status {response.status}")
+        for line in response:
+            if isinstance(refusal := json.loads(line), str):
+                raise UserError(refusal)
+            reply = TypeAdapter(Reply).validate_json(line)
+            tell(reply.answer)
+            if not reply.answer.upcoming:
+                return reply
+        raise ValueError("it ended before the last stage")
     except (OSError, http.client.HTTPException, ValueError) as error:
         log.warning("the running `serve` did not answer: searching without it (%s)", error)
     finally:
@@ -136,20 +145,36 @@ def answering(desk: Desk, index: tuple[int, int]) -> Iterator[None]:
                 self._answer(self.rfile.read(int(length)))
 
         def _answer(self, content: bytes) -> None:
+            """A line for each stage's answer; one that is a string says what is wrong."""
             try:
                 question = Question.model_validate_json(content)
                 inside = question.reference in desk.scope.files
                 reference = question.reference if inside else question.file
-                answer = desk.search(question.text, reference, question.stages, question.top)
-                reply = Reply(answer=answer, folder=desk.scope.manifest.folder)
-                status, body = 200, reply.model_dump_json()
+                text, stages, top = question.text, question.stages, question.top
+                steps = desk.scope.stages(text, reference, stages, top)
+                answer = desk.step(steps).result()
             except (UserError, ValidationError) as error:
-                status, body = 400, json.dumps(str(error))
+                self._begin(400)
+                self._line(json.dumps(str(error)))
+                return
+            self._begin(200)
+            try:
+                while answer is not None:
+                    reply = Reply(answer=answer, folder=desk.scope.manifest.folder)
+                    self._line(reply.model_dump_json())
+                    answer = desk.step(steps).result()
+            except UserError as error:
+                self._line(json.dumps(str(error)))
+            except OSError:  # whoever asked has gone
+                desk.drop(steps)
+
+        def _begin(self, status: int) -> None:
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body.encode())))
+            self.send_header("Content-Type", "application/x-ndjson")
             self.end_headers()
-            self.wfile.write(body.encode())
+
+        def _line(self, text: str) -> None:
+            self.wfile.write(f"{text}\n".encode())
 
         def log_message(self, *_: object) -> None:
             """Nothing: questions are nobody's business."""

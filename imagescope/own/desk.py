@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from imagescope.own.answers import Answer
@@ -28,17 +28,6 @@ class Desk:
     def drop(self, answers: Generator[Answer]) -> None:
         """Ends a search that nobody waits for any more."""
         self._pool.submit(answers.close)
-
-    def search(
-        self, text: str, reference: str | None, stages: str | Sequence[str] | None, top: int
-    ) -> Answer:
-        """A search's last answer."""
-        steps = self.scope.stages(text, reference, stages, top)
-        answer = self.step(steps).result()
-        while (better := self.step(steps).result()) is not None:
-            answer = better
-        assert answer is not None  # every method has a stage
-        return answer
 
     def warm(self) -> None:
         """Loads the models while the first visitor still types."""

@@ -6,8 +6,9 @@ import http.client
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from own_oracle import oracle, scenes
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from imagescope.cli.app import app
 from imagescope.errors import UserError
 from imagescope.own import library
+from imagescope.own.answers import Answer
 from imagescope.own.ask import answering, ask, state
 from imagescope.own.desk import Desk
 from imagescope.own.indexing import build
@@ -70,6 +72,32 @@ def test_the_command_asks(
     assert json.loads(shown.stdout)["results"][0]["name"] == "002.png"
     other = CliRunner().invoke(app, [*words, "--engine", "transformers"])  # that is another model
     assert isinstance(other.exception, UserError)
+
+
+def test_each_stage_is_told_as_it_ends(serving: Path, captions: list[str]) -> None:
+    told: list[str] = []
+    reply = ask("n", captions[2], None, STAGES, 3, tell=lambda answer: told.append(answer.stage))
+    assert reply and told == ["s1", "s2", "s3"] and reply.answer.stage == "s3"
+
+
+def test_what_goes_wrong_later_is_said_or_done_without_the_server(
+    serving: Path, captions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ImageScope.stages
+
+    def failing(error: Exception) -> Callable[..., Iterator[Answer]]:
+        def stages(*options: Any) -> Iterator[Answer]:
+            yield next(iter(real(*options)))
+            raise error
+
+        return stages
+
+    question = ("n", captions[2], None, STAGES, 3)
+    monkeypatch.setattr(ImageScope, "stages", failing(UserError("no memory is left")))
+    with pytest.raises(UserError, match="no memory is left"):
+        ask(*question)
+    monkeypatch.setattr(ImageScope, "stages", failing(RuntimeError("a fault")))
+    assert ask(*question) is None
 
 
 def test_what_is_wrong_with_a_question_is_said(serving: Path) -> None:
