@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader
 
@@ -20,9 +21,8 @@ from imagescope.files import write_text
 from imagescope.records import Trace
 from imagescope.report import charts, facts, queries
 from imagescope.report.findings import Images
-from imagescope.report.movement import movements
+from imagescope.report.movement import examples, movements
 from imagescope.report.queries import Ranks
-from imagescope.report.thumbnails import write_thumbnails
 from imagescope.runs.folder import iter_traces, read_metrics
 from imagescope.runs.manifest import Manifest, running
 
@@ -74,7 +74,8 @@ def write_report(
             rows,
             details(),
             images,
-            lambda: write_thumbnails(folder, images.sources(files, databases), kept),
+            lambda: images.sources(files, databases),
+            kept,
         )
     if missing:
         log.info("report: %d of %d images have no thumbnail", len(missing), len(images.names))
@@ -86,6 +87,11 @@ def write_report(
     context = {
         "title": _title(manifest, run_dir),
         "split": manifest.config.get("split", ""),
+        "run": _run(manifest, run_dir),
+        "files": _written(run_dir),
+        "names": images.names,
+        "unseen": set(missing),
+        "examples": examples(rows),
         "facts": facts.facts(manifest),
         "models": facts.models(manifest),
         "steps": facts.steps(manifest),
@@ -158,6 +164,14 @@ def data_folder(parent: Path) -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
+def page_link(run: Path, page: Path) -> str:
+    """The address of a run's page as seen from this one, "" where there is none."""
+    target = run / "index.html"
+    if not target.is_file():
+        return ""
+    return quote(os.path.relpath(target.resolve(), page.resolve().parent))
+
+
 def read_scores(run_dir: Path) -> dict[str, dict[str, Any]]:
     """metrics.json by stage; {} where there is none."""
     try:
@@ -197,6 +211,21 @@ def _whole(value: Any) -> int:
 
 def _title(manifest: Manifest, run_dir: Path) -> str:
     return str(manifest.config.get("dataset") or run_dir.resolve().name)
+
+
+def _run(manifest: Manifest, run_dir: Path) -> str:
+    """The run's name and its folder's, where they are not the same."""
+    name, folder = str(manifest.config.get("run_name") or ""), run_dir.resolve().name
+    return " / ".join(dict.fromkeys(filter(None, (name, folder))))
+
+
+def _written(run_dir: Path) -> list[str]:
+    """The names of the run's files."""
+    return sorted(
+        path.name
+        for path in run_dir.iterdir()
+        if path.suffix in (".json", ".jsonl", ".log") and not path.name.startswith(".")
+    )
 
 
 def _pool(manifest: Manifest) -> int | None:

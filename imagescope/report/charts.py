@@ -30,10 +30,10 @@ COLOURS = {
     "#000013": "var(--stage-3)",
     "#000021": "var(--helped)",
     "#000022": "var(--hurt)",
-    "#000023": "var(--left)",
+    "#000023": "var(--unchanged)",
     "#000031": "var(--target)",
 }
-INK, MUTED, LINE, PAPER, STAGE_1, STAGE_2, STAGE_3, HELPED, HURT, LEFT, TARGET = COLOURS
+INK, MUTED, LINE, PAPER, STAGE_1, STAGE_2, STAGE_3, HELPED, HURT, UNCHANGED, TARGET = COLOURS
 TEXT = 11.5  # points: 11 pixels and more where a chart is as narrow as on a phone of 390
 STAGE_COLOURS = (STAGE_1, STAGE_2, STAGE_3)
 STYLE: Any = {  # matplotlib types its keys one by one
@@ -269,7 +269,7 @@ def _by_colour(
     counts: Mapping[tuple[float, float], int],
 ) -> list[tuple[list[tuple[float, float]], str]]:
     return [
-        ([p for p in counts if p[0] == p[1]], LEFT),
+        ([p for p in counts if p[0] == p[1]], UNCHANGED),
         ([p for p in counts if p[1] < p[0]], HELPED),
         ([p for p in counts if p[1] > p[0]], HURT),
     ]

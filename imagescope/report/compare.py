@@ -17,12 +17,12 @@ from imagescope.report.build import (
     data_folder,
     image_databases,
     image_files,
+    page_link,
     read_scores,
     render,
 )
 from imagescope.report.findings import Images
 from imagescope.report.queries import Ranks
-from imagescope.report.thumbnails import write_thumbnails
 from imagescope.runs.compare import differing
 from imagescope.runs.folder import iter_traces
 from imagescope.runs.manifest import Manifest
@@ -76,7 +76,7 @@ def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
             rows,
             details(),
             images,
-            lambda: write_thumbnails(folder, images.sources(_files(manifests), databases)),
+            lambda: images.sources(_files(manifests), databases),
         )
         if not rows:
             raise UserError(f"{a} and {b} have no query in common: nothing to compare")
@@ -84,8 +84,8 @@ def write_comparison(a: Path, b: Path, out: Path | None = None) -> Path:
     context = {
         "title": manifests[0].config.get("dataset") or "Two runs",
         "runs": [
-            {"name": n, "facts": dict(facts.facts(m))}
-            for n, m in zip(names, manifests, strict=True)
+            {"name": n, "facts": dict(facts.facts(m)), "link": page_link(run, out / "index.html")}
+            for n, m, run in zip(names, manifests, (a, b), strict=True)
         ],
         "labels": list(dict.fromkeys(k for m in manifests for k, _ in facts.facts(m))),
         "metrics": _metrics(a, b),

@@ -79,7 +79,7 @@ function answersTable({ questions, candidates, yes, answers, scores, unread }, q
 function answerCell(p, answer, expected, words) {
   if (answer === null) return el("td", { class: "p unread", title: words === undefined ? "no answer" : `not understood: ${words}` }, words === undefined ? "–" : "?");
   const shade = p ?? (answer ? 1 : 0), met = answer === expected;
-  const cell = el("td", { class: `p ${shade > 0.6 ? "deep" : ""} ${met ? "met" : "off"}`, title: `${answer ? "yes" : "no"}, ${met ? "as expected" : "not as expected"}` },
+  const cell = el("td", { class: `p ${shade > 0.78 ? "deep" : ""} ${met ? "met" : "off"}`, title: `${answer ? "yes" : "no"}, ${met ? "as expected" : "not as expected"}` },
     p === null ? (answer ? "yes" : "no") : String(Math.round(100 * p)));
   cell.style.setProperty("--p", (0.02 + 0.93 * shade).toFixed(3));
   return cell;

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from imagescope.benchmarks.metrics import tested
 from imagescope.errors import UserError
 from imagescope.files import write_text
 from imagescope.report import charts
-from imagescope.report.build import render
+from imagescope.report.build import page_link, render
 from imagescope.report.formats import COSTS, best, differences, spent
 from imagescope.runs.compare import Comparison
 
@@ -53,7 +51,7 @@ def _section(comparison: Comparison, number: int, page: Path) -> dict[str, Any]:
                 "label": label,
                 "run": run,
                 "encoder": comparison.encoders[label],
-                "links": [(path, _link(Path(path), page)) for path in run.paths],
+                "links": [(path, page_link(Path(path), page)) for path in run.paths],
                 "cells": cells,
                 "costs": spent(run.cost),
             }
@@ -83,14 +81,6 @@ def _section(comparison: Comparison, number: int, page: Path) -> dict[str, Any]:
 def _rank(value: Any, lower: bool) -> tuple[bool, float]:
     """Best first, runs without a value last."""
     return value is None, 0.0 if value is None else value.value if lower else -value.value
-
-
-def _link(run: Path, page: Path) -> str:
-    """The address of a run's page as seen from this one, "" where there is none."""
-    target = run / "index.html"
-    if not target.is_file():
-        return ""
-    return quote(os.path.relpath(target.resolve(), page.resolve().parent))
 
 
 def _chart(comparison: Comparison, number: int) -> str:

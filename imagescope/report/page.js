@@ -68,7 +68,7 @@ const FILTERS = comparing ? [
   ["all", "All", () => true],
   ["helped", "Helped", (item) => gain(item) > 0],
   ["hurt", "Hurt", (item) => gain(item) < 0],
-  ["left", "Left as it was", (item) => gain(item) === 0],
+  ["unchanged", "Unchanged", (item) => gain(item) === 0],
   ...(data.reach ? [["lost", "Lost at stage 1", (item) => known && (item.last.ranks[0] ?? Infinity) >= data.reach]] : []),
   ["fallback", "Parse fallback", (item) => item.list.some((query) => query.flags & FELL_BACK)],
 ];
@@ -82,7 +82,8 @@ const SORTS = [
   ["worst", "worst final rank", (a, b) => least(outcome(b)) - least(outcome(a))],
 ];
 if (comparing) { SORTS[1][1] = "B better first"; SORTS[2][1] = "A better first"; SORTS[3][1] = "best rank in B"; SORTS[4][1] = "worst rank in B"; }
-const DEFAULTS = { show: comparing ? "a" : "all", sort: "order", step: "all", top: String(data.top ?? 10), q: "", page: "1" };
+const differs = comparing && items.some((item) => (item.last.ranks[0] < data.top) !== (item.last.ranks[1] < data.top));
+const DEFAULTS = { show: differs ? "a" : "all", sort: "order", step: "all", top: String(data.top ?? 10), q: "", page: "1" };
 const state = { ...DEFAULTS };
 
 function readHash() {
@@ -100,17 +101,31 @@ function writeHash() {
 
 // --------------------------------------------------------------------------------------- images
 
+const thumbnail = (image) => `report/${Math.floor(image / 1000)}/${image}.jpg`;
+
 function tile(image, { kind = "", label = null, target = false, eager = false } = {}) {
   const name = data.images[image] ?? "";
+  const small = kind.startsWith("small"); // of a row, which is itself a button
   const picture = image < 0 || missing.has(image)
     ? el("div", { class: "picture none", role: "img", "aria-label": image < 0 ? "no reference image" : `${name}: no image` }, image < 0 ? "no reference" : "no image")
-    : el("div", { class: "picture" }, el("img", {
-        src: `report/${Math.floor(image / 1000)}/${image}.jpg`, alt: name, width: 112, height: 112,
-        loading: eager ? "eager" : "lazy", decoding: "async",
-      }));
+    : el(small ? "div" : "button", { class: "picture", type: small ? null : "button", "aria-label": small ? null : `Enlarge ${name}`, onclick: small ? () => {} : enlarge },
+        el("img", { src: thumbnail(image), alt: small ? name : "", width: 112, height: 112, loading: eager ? "eager" : "lazy", decoding: "async" }));
   const node = el("figure", { class: `tile ${kind} ${target ? "target" : ""}`, title: name, "data-image": image }, picture);
   if (label !== null) node.append(el("figcaption", {}, label));
   return node;
+}
+
+/* A strip or a table fades out at the side where there is more of it. */
+function cue(node) {
+  node.classList.toggle("more-left", node.scrollLeft > 2);
+  node.classList.toggle("more-right", node.scrollLeft + node.clientWidth < node.scrollWidth - 2);
+}
+const cues = new ResizeObserver((entries) => entries.forEach((entry) => cue(entry.target)));
+function watchStrips(place) {
+  for (const node of place.querySelectorAll(".strip, .scroll")) {
+    node.addEventListener("scroll", () => cue(node), { passive: true });
+    cues.observe(node);
+  }
 }
 
 /* The same picture elsewhere in the card is outlined while the pointer is on it. */
@@ -139,7 +154,7 @@ const position = (rank) => rank === null || rank === undefined ? "–" : (rank +
 
 function step(number, heading, ...content) {
   return el("section", { class: "step" }, el("span", { class: `dot s${(number - 1) % 3 + 1}`, "aria-hidden": "true" }, String(number)),
-    el("div", {}, el("p", { class: "heading" }, ...heading), ...content));
+    el("div", {}, el("h3", { class: "heading" }, ...heading), ...content));
 }
 
 function viewOf(view, query, titles, heading) {
@@ -149,14 +164,14 @@ function viewOf(view, query, titles, heading) {
       const place = rank === null ? null : el("small", {}, `target at rank ${position(rank)} of ${pool.toLocaleString("en")}`);
       const parts = findings.flatMap((found) => RENDERERS[found.kind](found, query, number));
       return step(number, [titles[number - 1], place, ...findings.map((found) => how(found.parse))].filter(Boolean),
-        ...parts.filter(Boolean), strip(images, query, rank, `Best images after stage ${number}`));
+        ...parts.filter(Boolean), strip(images, query, rank, `Best images after stage ${number}${heading ? `, ${heading}` : ""}`));
     }));
 }
 
 function ask(query) {
   const target = query.targets.length ? tile(query.targets[0], { target: true, label: query.targets.length > 1 ? `★ target, 1 of ${query.targets.length}` : "★ target" }) : null;
   return el("div", { class: "ask" }, query.reference >= 0 ? tile(query.reference, { label: "reference" }) : null,
-    el("div", {}, el("h4", {}, query.reference >= 0 ? "Instruction" : query.turn ? `Round ${query.turn}` : "Text"), el("blockquote", {}, query.text)), target);
+    el("div", {}, el("h3", { class: "eyebrow" }, query.reference >= 0 ? "Instruction" : query.turn ? `Round ${query.turn}` : "Text"), el("blockquote", {}, query.text)), target);
 }
 
 const loading = new Map();
@@ -174,6 +189,7 @@ async function fill(place, query) {
     const found = await details(query.index);
     const views = comparing ? found.map((view, i) => view && viewOf(view, query, data.stages[i], `${"AB"[i]} · ${data.runs[i]}`)) : [viewOf(found, query, data.stages[0])];
     place.replaceChildren(ask(query), ...views.filter(Boolean));
+    watchStrips(place);
   } catch (error) {
     place.replaceChildren(ask(query), el("p", { class: "notice" }, String(error.message)));
   }
@@ -298,7 +314,7 @@ function start() {
   document.addEventListener("keydown", (event) => {
     if (event.key === "/" && !/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName)) { event.preventDefault(); at("search").focus(); }
   });
-  addEventListener("hashchange", () => { if (/=/.test(location.hash)) { readHash(); at("search").value = state.q; at("sort").value = state.sort; render(); } });
+  addEventListener("hashchange", () => { if (/=/.test(location.hash)) { readHash(); at("search").value = state.q; at("sort").value = state.sort; render(); at("queries").scrollIntoView(); } });
   render();
 }
 

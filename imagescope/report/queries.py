@@ -15,6 +15,7 @@ from imagescope.methods.base import Stage
 from imagescope.records import Query, Trace
 from imagescope.report import findings
 from imagescope.report.findings import Images
+from imagescope.report.thumbnails import addresses, write_thumbnails
 
 SHOWN = 10  # thumbnails per stage
 CHUNK = 50  # queries per data file
@@ -88,13 +89,17 @@ def write_data(
     rows: list[Any],
     details: Iterable[Any],
     images: Images,
-    make_images: Callable[[], Sequence[int]],
+    sources: Callable[[], Sequence[Path | None]],
+    kept: Path | None = None,
 ) -> list[int]:
     """Writes detail-<n>.js, then the images they name, then queries.js; returns which images are
-    missing. `make_images` makes the thumbnails and says which it could not."""
+    missing. sources: says where the images' files lie, as soon as all are numbered.  kept: as of
+    write_thumbnails."""
     for number, chunk in enumerate(chunks(details)):
         write_script(folder / f"detail-{number}.js", f"imagescope.details[{number}]", chunk)
-    missing = list(make_images())
+    files = sources()
+    missing = write_thumbnails(folder, files, kept)
+    write_script(folder / "originals.js", "imagescope.originals", addresses(files, folder.parent))
     data = {
         **page,
         "chunk": CHUNK,

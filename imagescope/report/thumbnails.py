@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 from imagescope.models.decoding import UnreadableImage, thumbnail
 from imagescope.store.hashing import digest
@@ -52,6 +53,12 @@ def write_thumbnails(
     with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:  # decoders release the GIL
         made = pool.map(make, range(len(sources)))
         return [number for number, ok in enumerate(made) if not ok]
+
+
+def addresses(sources: Sequence[Path | None], page: Path) -> list[str | None]:
+    """Where the images' own files lie, as seen from a page in this folder; None: there is none."""
+    start = page.resolve()
+    return [quote(os.path.relpath(s.absolute(), start)) if s else None for s in sources]
 
 
 def _before(kept: Path, source: Path) -> Path | None:

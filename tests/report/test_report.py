@@ -1,22 +1,21 @@
-"""The page of a run: what its data says, and what real Chromium makes of it."""
+"""The page of a run: what its data says, and how it is made."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
+from pages import ABSENT, BROKEN, NAMES, data, described, report, rewritten
 from PIL import EpsImagePlugin, Image
-from synthetic_run import HOSTILE, TOP_K, draw_images, make_run
+from synthetic_run import HOSTILE, make_run
 
 from imagescope.benchmarks import spec
 from imagescope.engines.failures import warnings
@@ -27,41 +26,46 @@ from imagescope.records import Estimate
 from imagescope.report import facts, queries
 from imagescope.report.build import write_report
 from imagescope.report.compare import write_comparison
-from imagescope.report.movement import movement
+from imagescope.report.movement import Example, examples, movement
 from imagescope.report.thumbnails import SIDE, write_thumbnails
 from imagescope.runs.folder import read_traces
-
-GALLERY = 60
-NAMES = [f"scene-{i:04}.jpg" for i in range(GALLERY)]
-ABSENT, BROKEN = NAMES[7], NAMES[8]
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Drawn scenes; one has no file and one holds no image."""
-    found = draw_images(tmp_path_factory.mktemp("images"), GALLERY)
-    del found[ABSENT]
-    found[BROKEN].write_bytes(b"no image")
-    return found
-
-
-def report(folder: Path, files: dict[str, Path], kind: str = "composed", count: int = 45) -> Path:
-    make_run(folder, kind, count, NAMES)
-    return write_report(folder, files)
-
-
-def data(page: Path) -> dict[str, Any]:
-    text = (page.parent / "report" / "queries.js").read_text(encoding="utf-8")
-    return json.loads(text.removeprefix("globalThis.imagescope = ").rstrip().rstrip(";"))
-
 
 # ------------------------------------------------------------------------------------ the data
 
 
 def test_movement_counts_what_each_stage_did() -> None:
     found = movement("Stage 2", [0, 5, 3, 9, None, 0], [0, 2, 4, 0, 3, 1])
-    assert (found.helped, found.hurt, found.left) == (2, 2, 1)
+    assert (found.helped, found.hurt, found.unchanged) == (2, 2, 1)
     assert (found.to_first, found.from_first) == (1, 1)
+
+
+def test_examples_are_the_first_of_the_largest_changes() -> None:
+    """Of a dialogue from its first round's first stage to its last round's last."""
+
+    def row(id: str, turn: int, *ranks: int | None) -> list[Any]:
+        return [id, turn, f"{id} {turn}", -1, [5], list(ranks), 0]
+
+    rows = [row("a", 0, 9, 3), row("b", 0, 7, 1), row("c", 0, 2, 4), row("d", 0, None, 0)]
+    assert examples(rows) == [
+        Example(True, "a 0", -1, 5, 10, 4), Example(False, "c 0", -1, 5, 3, 5)
+    ]  # fmt: skip
+    assert examples([row("a", 1, 3, 8), row("a", 0, 9, 0)]) == [Example(True, "a 0", -1, 5, 10, 9)]
+    assert examples([row("a", 0, 1, 1)]) == [] and examples([row("d", 0, None, None)]) == []
+
+
+def test_the_page_names_its_run_and_leads_to_its_files(
+    tmp_path: Path, files: dict[str, Path]
+) -> None:
+    folder = make_run(tmp_path / "odd & <name>", "text", 5, NAMES)
+    (folder / "a b_stage1#.json").write_text("{}")
+    text = write_report(folder, files).read_text(encoding="utf-8")
+    name = "default / odd &amp; &lt;name&gt;"
+    assert f"<title>CIRR val · {name} · ImageScope</title>" in text
+    assert re.search(rf'<p class="lead">{re.escape(name)}:\s+5 queries', text)
+    links = re.findall(r'<a href="([^"#]+)">', text.split('class="note files"')[1].split("</p>")[0])
+    assert [unquote(link) for link in links] == [
+        "a b_stage1#.json", "manifest.json", "metrics.json", "traces.jsonl"
+    ]  # fmt: skip
 
 
 def test_page_says_the_same_as_the_traces(tmp_path: Path, files: dict[str, Path]) -> None:
@@ -167,25 +171,9 @@ def test_the_page_says_what_the_summary_says(tmp_path: Path, files: dict[str, Pa
     text = write_report(folder, files).read_text(encoding="utf-8")
     shown = "verification: 17 of 1,234 requests got no answer (11 refused): &lt;too long&gt;"
     assert f'<p class="notice">{shown}</p>' in text
-    heads = re.findall(r'<th scope="col"[^>]*>(Asked|Unread|Refused|Errors)</th>', text)
-    cells = '<td class="num">'.join(["", "1,234</td>", "29</td>", "11</td>", "17</td>"])
-    assert heads == ["Asked", "Unread", "Refused", "Errors"] and cells in text
+    cells = re.findall(r'data-label="(Asked|Unread|Refused|Errors)">([^<]*)</td>', text)
+    assert cells == [("Asked", "1,234"), ("Unread", "29"), ("Refused", "11"), ("Errors", "17")]
     assert "finished with warnings" in text
-
-
-def described(folder: Path, **entry: Any) -> None:
-    """Writes a method into a run's manifest."""
-    path = folder / "manifest.json"
-    known = {"name": "other", "label": "control", "options": {"weight": 0.5}}
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"method": known | entry}))
-
-
-def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Changes every trace of a run."""
-    traces = [json.loads(x) for x in (folder / "traces.jsonl").read_text().split("\n")[:-1]]
-    for trace in traces:
-        change(trace)
-    (folder / "traces.jsonl").write_text("".join(json.dumps(t) + "\n" for t in traces))
 
 
 def test_the_page_says_which_method_ran(tmp_path: Path, files: dict[str, Path]) -> None:
@@ -198,7 +186,7 @@ def test_the_page_says_which_method_ran(tmp_path: Path, files: dict[str, Path]) 
     text = write_report(folder, files).read_text(encoding="utf-8")
     assert "other (control)" in text and "weight 0.5" in text and 'id="movement"' not in text
     assert data(folder / "index.html")["stages"] == [["Look"]]
-    dots = re.findall(r'<span class="dot s\d">(.)</span></td><th scope="row">(\w+)', text)
+    dots = re.findall(r'<span class="dot s\d">(.)</span> (\w+)', text)
     assert ("1", "Evaluation") in dots and ("–", "Captions") in dots
 
 
@@ -252,7 +240,9 @@ def test_comparison_counts_who_finds_what(tmp_path: Path, files: dict[str, Path]
     pairs = [row[5] for row in found["queries"]]
     assert len(pairs) == 29 and all(pair[1] == 55 for pair in pairs[:12])
     alone = sum(pair[0] < 50 <= pair[1] for pair in pairs)
-    row = re.search(r'<th scope="row">50</th><td class="num">(\d+)', page.read_text())
+    row = re.search(
+        r'<th scope="row">50</th><td class="num" data-label="A alone">(\d+)', page.read_text()
+    )
     assert row and int(row[1]) == alone > 0
     other = make_run(tmp_path / "c", "dialogue", 3, NAMES)
     with pytest.raises(UserError, match="no query in common"):
@@ -318,277 +308,3 @@ def test_thumbnails_stand_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6
     image.save(tmp_path / "turned.jpg", exif=exif)
     assert thumbnail(tmp_path / "turned.jpg", SIDE).size == (SIDE // 2, SIDE)
-
-
-# --------------------------------------------------------------------------------- the browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    pytest.importorskip("selenium", reason="the browser is driven by selenium")
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("needs Chromium and its driver (apt-get install chromium chromium-driver)")
-    script = Path(__file__).parents[2] / "script" / "screenshot.py"
-    spec = importlib.util.spec_from_file_location("screenshot", script)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    opened = module.open_browser()
-    yield opened
-    opened.quit()
-
-
-class Page:
-    """What the tests ask of an open page."""
-
-    def __init__(self, browser: Any, page: Path):
-        self.browser = browser
-        browser.get("about:blank")
-        browser.get_log("browser")
-        browser.get(page.resolve().as_uri())
-        self.until("document.readyState === 'complete'")
-
-    def js(self, code: str) -> Any:
-        return self.browser.execute_script(f"return {code}")
-
-    def texts(self, selector: str) -> list[str]:
-        return self.js(f"[...document.querySelectorAll({selector!r})].map(n => n.textContent)")
-
-    def click(self, selector: str) -> None:
-        self.js(f"document.querySelector({selector!r}).click()")
-
-    def until(self, condition: str) -> None:
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        WebDriverWait(self.browser, 20).until(lambda _: self.js(condition))
-
-    def choose(self, name: str, value: str) -> None:
-        self.js(
-            f"(n => {{ n.value = {value!r}; n.dispatchEvent(new Event('change')) }})"
-            f"(document.getElementById({name!r}))"
-        )
-
-    def assert_sound(self) -> None:
-        """Every image on the page loads, nothing ran that should not, and no console message."""
-        self.js("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
-        self.until("[...document.images].every(i => i.complete)")
-        assert self.js("[...document.images].filter(i => !i.naturalWidth).map(i => i.src)") == []
-        assert self.js("document.images.length") > 0
-        assert self.js("window.hacked === undefined && !document.querySelector('img[src=x]')")
-        assert self.browser.get_log("browser") == []
-
-
-@pytest.mark.parametrize("kind", ["composed", "text", "hidden", "dialogue"])
-def test_every_kind_of_run_opens(
-    tmp_path: Path, files: dict[str, Path], browser: Any, kind: str
-) -> None:
-    page = Page(browser, report(tmp_path / "run", files, kind, count=25))
-    noun = "dialogues" if kind == "dialogue" else "queries"
-    page.until("document.getElementById('count').textContent")
-    assert page.js("document.getElementById('count').textContent") == f"1–20 of 25 {noun}"
-    page.click("#toggle-all")
-    page.until("document.querySelectorAll('#list .step').length >= 60")
-    assert len(page.texts(".query .strip")) == 60
-    hostile = page.texts(".query .text")[3]
-    assert hostile == HOSTILE
-    page.assert_sound()
-    assert page.js("document.querySelectorAll('svg').length") == (0 if kind == "hidden" else 2)
-    if kind == "dialogue":
-        assert len(page.texts(".query:first-child .rounds button")) == 11
-        page.click(".query .rounds li:first-child button")
-        page.until("document.querySelector('.query .said').textContent.includes('no model was')")
-
-
-def test_filters_sorting_search_and_pages(
-    tmp_path: Path, files: dict[str, Path], browser: Any
-) -> None:
-    path = report(tmp_path / "run", files, count=45)
-    rows = data(path)["queries"]
-    page = Page(browser, path)
-    expected = {
-        "all": rows,
-        "helped": [r for r in rows if r[5][-1] < r[5][0]],
-        "hurt": [r for r in rows if r[5][-1] > r[5][0]],
-        "lost": [r for r in rows if r[5][0] >= TOP_K],
-        "fallback": [r for r in rows if r[6] & queries.FELL_BACK],
-    }
-    for name, wanted in expected.items():
-        page.click(f"[data-filter={name}]")
-        shown = page.texts("#list .query .sub > span:first-child")
-        assert shown == [r[0] for r in wanted[:20]], name
-        assert page.texts(f"[data-filter={name}] span") == [str(len(wanted))]
-        assert page.js("document.activeElement.dataset.filter") == name
-    assert 0 < len(expected["helped"]) < 45 and expected["hurt"] and expected["fallback"]
-
-    page.click("[data-filter=all]")
-    page.choose("sort", "gain")
-    gains = sorted((r[5][0] - r[5][-1] for r in rows), reverse=True)
-    first = page.js("document.querySelector('.badge').textContent")
-    assert first == f"▲ {gains[0]}"
-    page.choose("step", "3")
-    by_last = max(r[5][1] - r[5][2] for r in rows)
-    assert page.js("document.querySelector('.badge').textContent") == f"▲ {by_last}"
-
-    page.choose("sort", "order")
-    page.click("[aria-label='Page 3']")
-    assert page.js("document.getElementById('count').textContent") == "41–45 of 45 queries"
-    field = browser.find_element("id", "search")
-    field.send_keys("(17)")
-    assert page.texts(".query .text") == [rows[17][2]]
-    assert "q=%2817%29" in browser.current_url  # the address keeps what is shown
-    browser.refresh()
-    assert page.texts(".query .text") == [rows[17][2]]
-    field = browser.find_element("id", "search")
-    field.clear()
-    field.send_keys("nothing like this")
-    assert page.texts(".empty")
-    assert browser.get_log("browser") == []
-
-
-def test_card_marks_the_target_and_shades_by_probability(
-    tmp_path: Path, files: dict[str, Path], browser: Any
-) -> None:
-    path = report(tmp_path / "run", files, count=10)
-    trace = read_traces(path.parent)[4]
-    page = Page(browser, path)
-    page.js("document.querySelectorAll('.query')[4].open = true")
-    page.until("document.querySelectorAll('.query .step').length === 3")
-    target = trace.query.targets[0]
-    marked = page.js("[...document.querySelectorAll('.strip .target')].map(n => n.title)")
-    assert marked == [target] * 3
-    verified = trace.verification
-    cells = page.texts(".answers tr:first-child td.p")
-    assert cells == [str(int(100 * row[0] + 0.5)) for row in verified.yes]
-    met = page.js("document.querySelectorAll('.answers td.p.met').length")
-    assert met == sum(verified.scores)
-    shades = page.js(
-        "[...document.querySelectorAll('.answers tr:first-child td.p')]"
-        ".map(n => Number(n.style.getPropertyValue('--p')))"
-    )
-    order = sorted(range(len(shades)), key=lambda i: verified.yes[i][0])
-    assert [shades[i] for i in order] == sorted(shades)
-    assert page.texts(".judgement p") == [j.text for j in trace.evaluation.judgements]
-
-
-def test_what_was_not_understood_and_what_a_plugin_brings(
-    tmp_path: Path, files: dict[str, Path], browser: Any
-) -> None:
-    folder = make_run(tmp_path / "run", "composed", 4, NAMES)
-
-    def change(trace: dict[str, Any]) -> None:
-        seen = trace["verification"]
-        seen["answers"][0][:2], seen["unread"] = [None, None], [[0, 0, HOSTILE]]
-        first = trace["evaluation"]["judgements"][0]
-        first |= {"accepted": False, "unread": True, "text": "Perhaps."}
-        trace["texts"] = [{"title": "Thoughts", "rows": [["why", HOSTILE]], "stage": "stage2"}]
-        shown = [[NAMES[0], "nearest"], [ABSENT, ""]]
-        drawn = [["drawn/1.png", f"seed 0 {HOSTILE}"], ["../secret.png", "not there"]]
-        trace["images"] = [
-            {"title": "Proxies", "rows": shown, "stage": "stage1"},
-            {"title": "Drawn", "rows": drawn, "stage": "stage3", "files": True},
-        ]
-        cells = [[NAMES[0], [True, 0.25]], [ABSENT, [None, HOSTILE]]]
-        table = {"title": "Checks", "columns": ["red?", "part"], "rows": cells, "stage": "stage3"}
-        trace["tables"] = [table | {"expected": [False, None]}]
-
-    rewritten(folder, change)
-    database = tmp_path / "image_db"
-    (database / "drawn").mkdir(parents=True)
-    for path in (database / "drawn" / "1.png", tmp_path / "secret.png"):
-        Image.new("RGB", (300, 200), "red").save(path)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["config"]["image_db"] = str(database)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    page = Page(browser, write_report(folder, files))
-    page.click("#list summary")
-    page.until("document.querySelectorAll('.query .step').length === 3")
-    cells = (
-        "[...document.querySelectorAll('.answers td.unread')].map(n => [n.textContent, n.title])"
-    )
-    assert page.js(cells) == [["?", f"not understood: {HOSTILE}"], ["–", "no answer"]]
-    assert page.texts(".judgement .verdict")[0] == "? not understood"
-    headings = page.js(
-        "[...document.querySelectorAll('.query .step')]"
-        ".map(n => [...n.querySelectorAll('h4')].map(h => h.textContent))"
-    )
-    first = ["Edits", "Target, as described", "Proxies"]
-    assert headings == [first, ["Thoughts"], ["Drawn", "Checks"]]
-    assert f"why{HOSTILE}" in page.texts(".query .step:nth-of-type(2) li")
-    assert "nearest" in page.texts(".query .step:first-of-type figcaption")
-    last = ".query .step:nth-of-type(3)"
-    assert f"seed 0 {HOSTILE}" in page.texts(f"{last} figcaption")
-    assert page.texts(f"{last} .tile[title='secret.png']") == ["no imagenot there"]
-    assert page.js(f"document.querySelectorAll(\"{last} .tile[title='1.png'] img\").length") == 1
-    assert page.texts(f"{last} .answers td.p") == ["yes", "–", "0.25", HOSTILE]
-    assert page.texts(f"{last} .answers td.off") == ["yes"]
-    page.assert_sound()
-
-
-def test_keyboard_phone_and_dark(tmp_path: Path, files: dict[str, Path], browser: Any) -> None:
-    from selenium.webdriver.common.keys import Keys
-
-    page = Page(browser, report(tmp_path / "run", files, count=25))
-    body = browser.find_element("tag name", "body")
-    body.send_keys(Keys.TAB)
-    assert page.js("document.activeElement.className") == "skip"
-    body.send_keys("/")
-    assert page.js("document.activeElement.id") == "search"
-    page.js("document.querySelector('summary.none, #list summary').focus()")
-    browser.switch_to.active_element.send_keys(Keys.ENTER)
-    page.until("document.querySelectorAll('#list .step').length === 3")
-    light = page.js("getComputedStyle(document.body).backgroundColor")
-    scheme = [{"name": "prefers-color-scheme", "value": "dark"}]
-    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
-    try:
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        assert page.js("getComputedStyle(document.body).backgroundColor") != light
-        assert page.js("document.documentElement.scrollWidth") <= 390  # only tables scroll
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-
-
-def test_comparison_in_the_browser(tmp_path: Path, files: dict[str, Path], browser: Any) -> None:
-    a = make_run(tmp_path / "a", "composed", 25, NAMES)
-    b = make_run(tmp_path / "b", "composed", 25, NAMES)
-    traces = [json.loads(x) for x in (b / "traces.jsonl").read_text().split("\n")[:-1]]
-    for trace in traces[:6]:
-        trace["rankings"]["stage3"]["ranks"] = {trace["query"]["targets"][0]: 55}
-    (b / "traces.jsonl").write_text("".join(json.dumps(t) + "\n" for t in traces))
-    import imagescope.report.compare as compare
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare, "image_files", lambda manifest: files)
-        page = Page(browser, write_comparison(a, b, tmp_path / "ab"))
-    found = data(tmp_path / "ab" / "index.html")["queries"]
-    for top in (10, 1):
-        page.choose("step", str(top))
-        wanted = [r[0] for r in found if r[5][0] < top <= r[5][1]]
-        assert page.texts("#list .query .sub > span:first-child") == wanted
-    page.choose("step", "10")
-    page.click("#list summary")
-    page.until("document.querySelectorAll('#list .view').length === 2")
-    assert [t[:3] for t in page.texts(".view > h3")] == ["A ·", "B ·"]
-    page.assert_sound()
-
-
-@pytest.mark.slow  # a quarter of a minute: 4,000 queries with rankings of 1,000 names
-def test_four_thousand_queries(
-    tmp_path: Path, files: dict[str, Path], browser: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import time
-
-    import synthetic_run
-
-    monkeypatch.setattr(synthetic_run, "KEEP", 1000)
-    names = [f"scene-{i:04}.jpg" for i in range(2000)]
-    some = list(files.values())
-    many = {name: some[i % len(some)] for i, name in enumerate(names)}
-    make_run(tmp_path / "run", "composed", 4000, names)
-    start = time.process_time()
-    page = write_report(tmp_path / "run", many)
-    assert time.process_time() - start < 60
-    opened = Page(browser, page)
-    spent = opened.js("performance.timing.domContentLoadedEventEnd - performance.timing.fetchStart")
-    assert spent < 5000  # milliseconds until the list stands
-    assert opened.js("document.getElementById('count').textContent") == "1–20 of 4,000 queries"
