@@ -19,7 +19,7 @@ lint: ## style, spelling, types and the rooms' imports
 
 bench: ## the programs behind docs/performance.md: half an hour of a machine that does nothing else
 	mkdir -p $(RESULTS)
-	for name in retrieval scaling end_to_end engine_feed contention image_db search_latency; do \
+	for name in retrieval scaling approximate end_to_end engine_feed contention image_db search_latency; do \
 	  $(VENV)/bin/python script/bench/$$name.py --json $(RESULTS)/$$name.json || exit 1; \
 	done
 

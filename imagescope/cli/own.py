@@ -49,6 +49,14 @@ Alone = Annotated[
         "for models to load.",
     ),
 ]
+Approximate = Annotated[
+    bool,
+    Opt(
+        "--approximate",
+        help="For a million pictures: rank a shortlist that faiss makes, not every picture. Its "
+        "index is made at the first search.",
+    ),
+]
 
 
 def search(
@@ -82,13 +90,14 @@ def search(
     ] = None,
     models: Models = None,
     engine: Engine = None,
+    approximate: Approximate = False,
 ) -> None:
     """Find pictures by a description, or by a picture and a change.
 
     The query needs no quotes: imagescope search holidays a red kite over the sea
 
     While `imagescope serve` runs for the same index and method, it answers, since its models are
-    loaded already; with --models or --engine this command loads its own.
+    loaded already; with --models, --engine or --approximate this command loads its own.
     """
     from imagescope.config import parse_options
     from imagescope.own import show
@@ -97,7 +106,7 @@ def search(
     _hush()
     text, options = " ".join(words), parse_options(option or [])
     asked = None
-    if not (models or engine):
+    if not (models or engine or approximate):
         asked = ask(name, text, reference, stages, top, method, options, _tell)
     if asked:
         answer, folder = asked.answer, asked.folder
@@ -105,7 +114,9 @@ def search(
     else:
         from imagescope.own.scope import ImageScope
 
-        with ImageScope.open(name, models, engine_name(engine), False, method, options) as scope:
+        with ImageScope.open(
+            name, models, engine_name(engine), False, method, options, approximate
+        ) as scope:
             answer, folder = _watch(scope, text, reference, stages, top), scope.manifest.folder
     if as_json:
         print_json(show.as_json(answer))
@@ -154,6 +165,7 @@ def chat(
     models: Models = None,
     engine: Engine = None,
     alone: Alone = False,
+    approximate: Approximate = False,
 ) -> None:
     """Search in a dialogue: each line refines the last.
 
@@ -167,7 +179,9 @@ def chat(
 
     _hush()
     options = parse_options(option or [])
-    with ImageScope.open(name, models, engine_name(engine), not alone, method, options) as scope:
+    with ImageScope.open(
+        name, models, engine_name(engine), not alone, method, options, approximate
+    ) as scope:
         pictures = f"{len(scope)} pictures of {scope.manifest.folder}"
         if scope.lacking and not stages:
             pictures += f" ({scope.lacking}: the encoder alone searches)"

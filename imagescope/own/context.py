@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
@@ -15,7 +15,9 @@ from imagescope.gallery.database import ImageDB
 from imagescope.gallery.vectors import GalleryVectors
 from imagescope.methods.context import RunContext
 from imagescope.methods.prompts import Prompts
-from imagescope.records import Gallery
+from imagescope.records import Gallery, Query, Ranking
+from imagescope.search.approximate import Approximate
+from imagescope.search.score import Score
 from imagescope.store.cache import Cache
 
 
@@ -24,6 +26,7 @@ class IndexContext(RunContext):
 
     captions: name -> caption.  caption: captions a picture that may not be in the index.
     resident: models stay in memory; else each has it to itself while it is asked.
+    approximate: searches where it can, if it is there; else every search is exact.
     """
 
     def __init__(
@@ -35,12 +38,13 @@ class IndexContext(RunContext):
         caption: Callable[[Path], str],
         cache: Cache,
         resident: bool,
+        approximate: Approximate | None = None,
     ):
         self._files = dict(files)
         gallery = Gallery(vectors.names, self._files)
         db = ImageDB(config.image_db, gallery, cache)
         super().__init__(config, gallery, cache, db, Prompts(), 0, {})
-        self.resident = resident
+        self.resident, self._approximate = resident, approximate
         self._indexed, self._known, self._caption = vectors, dict(captions), caption
         self._reference: Path | None = None
 
@@ -74,3 +78,10 @@ class IndexContext(RunContext):
 
     def rows(self, captions: bool = False) -> GalleryVectors:
         return self._indexed
+
+    def search(
+        self, queries: Sequence[Query], score: Score, keep: int | None = None
+    ) -> list[Ranking]:
+        index = self._approximate
+        near = index.search(queries, score, keep or self.keep) if index else None
+        return super().search(queries, score, keep) if near is None else near

@@ -27,6 +27,7 @@ from imagescope.own.folder import sha256
 from imagescope.own.models import impatient, portable, share_memory
 from imagescope.records import Query, Ranking, Synthesis, Trace
 from imagescope.report.findings import Line, lines, notes, stored_file
+from imagescope.search.approximate import Approximate
 
 STANDARD = "imagescope"  # the method that is meant where none is named
 
@@ -43,7 +44,12 @@ class ImageScope:
     """
 
     def __init__(
-        self, name: str, manifest: library.Manifest, config: RunConfig, resident: bool = True
+        self,
+        name: str,
+        manifest: library.Manifest,
+        config: RunConfig,
+        resident: bool = True,
+        approximate: bool = False,
     ):
         """Use `ImageScope.open`."""
         from imagescope.store.cache import Cache, cache_path
@@ -55,6 +61,8 @@ class ImageScope:
         rows = library.read_vectors(name, manifest)
         width, ok = rows.shape[1] // 2, np.ones(len(rows), bool)
         vectors = GalleryVectors(self.names, rows[:, :width], rows[:, width:], ok)
+        file = library.place(name) / manifest.vectors
+        index = Approximate(vectors, file) if approximate else None
         self.method = open_method(config.method, config.options)
         self._prompts = self.method.load_prompts(config.prompts, "folder")
         self._talk = self._dialogue_prompts() if self.method.dialogues else self._prompts
@@ -63,7 +71,7 @@ class ImageScope:
             path = library.writable_cache(cache_path(config))
             cache = stack.enter_context(Cache.open(path, record=False))
             self._context = IndexContext(
-                config, vectors, self.files, captions, self.caption, cache, resident
+                config, vectors, self.files, captions, self.caption, cache, resident, index
             )
             stack.callback(self._context.close)
             if self._context.encoder.identity != manifest.encoder:
@@ -87,6 +95,7 @@ class ImageScope:
         resident: bool = True,
         method: str = STANDARD,
         options: Mapping[str, Any] | None = None,
+        approximate: bool = False,
     ) -> ImageScope:
         """Opens an index by its name.
 
@@ -94,6 +103,8 @@ class ImageScope:
         resident: models stay until `close`, together in one GPU's memory (each engine gets its
             share of it); else each has the GPU to itself while it is asked.
         method, options: what is searched with, any of `imagescope methods`.
+        approximate: for a million pictures and more: stage 1 takes a shortlist from faiss (see
+            search/approximate.py), which is made now if there is none.
         Raises UserError for an index that is not there, or was made with another encoder, and for
         an unknown method or option.
         """
@@ -104,7 +115,7 @@ class ImageScope:
             chosen = share_memory(chosen)
         config = library.settings(manifest, chosen, engine)
         config = config.model_copy(update={"method": method, "options": dict(options or {})})
-        return cls(name, manifest, config, resident)
+        return cls(name, manifest, config, resident, approximate)
 
     def search(
         self,

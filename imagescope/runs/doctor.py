@@ -31,7 +31,7 @@ MARKS: dict[State, tuple[str, str, str]] = {
 # package -> (the module it brings, what it is for, the command)
 OPTIONAL = {
     "vllm": ("vllm", "the fast engine", "pip install 'imagescope[vllm]' (CPU: script/test.sh)"),
-    "faiss": ("faiss", "indexes of version 0.1; a benchmark", "pip install faiss-cpu"),
+    "faiss": ("faiss", "search --approximate", "pip install 'imagescope[faiss]'"),
     "ray": ("ray", "several GPUs", "pip install 'imagescope[distributed]'"),
     "open_clip": ("open_clip", "encoders of open_clip", "pip install 'imagescope[openclip]'"),
     "sentence_transformers": (

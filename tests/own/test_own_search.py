@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from own_oracle import ASKED, LOADED, SEEN, content, oracle, scenes
@@ -18,7 +20,9 @@ from imagescope.own import show
 from imagescope.own.conversation import Conversation
 from imagescope.own.indexing import build
 from imagescope.own.models import share_memory
-from imagescope.records import Item
+from imagescope.records import Item, Ranking
+from imagescope.search import approximate
+from imagescope.search.approximate import Approximate
 
 __all__ = ["oracle"]
 runner = CliRunner()
@@ -288,3 +292,26 @@ def test_chat(captions: list[str]) -> None:
     ):
         assert expected in said
     assert "never read" not in ASKED
+
+
+def test_an_approximate_search_answers_as_the_exact_one(
+    captions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss")
+    shortlists = []
+
+    class Spy(Approximate):
+        def search(self, *given: Any) -> list[Ranking] | None:
+            shortlists.append(super().search(*given))
+            return shortlists[-1]
+
+    monkeypatch.setattr(approximate, "SHORTLIST", 1)
+    monkeypatch.setattr("imagescope.own.scope.Approximate", Spy)
+    line = ["search", "n", captions[3], "--stages", "s1", "--json"]
+    exact, near = (
+        json.loads(runner.invoke(app, [*line, *more]).stdout) for more in ([], ["--approximate"])
+    )
+    assert near["results"] == exact["results"] and len(shortlists) == 1 and shortlists[0]
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UserError, match="approximate search needs faiss"):
+        ImageScope.open("n", approximate=True)
