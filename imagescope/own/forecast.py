@@ -27,11 +27,12 @@ def forecast(draft: Draft) -> Iterator[str]:
     new = sum(_changed(draft, name) for name in below.pictures)
     total = len(below.pictures)
     yield f"{draft.name}: {total:,} pictures below {manifest.folder}, {new:,} new or changed"
-    to_caption = new if draft.before is None or draft.before.captioned else total
-    vectors = new
+    captions, vectors = _to_make(draft, new, total)
+    if captions + vectors == 0:
+        yield "nothing to do: the index has them all"
+        return
     if draft.captioned:
-        yield f"captions: at most {to_caption:,}, by {models.role('captioner').model}"
-        vectors += to_caption
+        yield f"captions: at most {captions:,}, by {models.role('captioner').model}"
     else:
         yield "captions: none; the encoder alone will search"
     yield f"vectors: at most {vectors:,}, by {models.encoder.model}"
@@ -50,12 +51,29 @@ def forecast(draft: Draft) -> Iterator[str]:
         f"{library.home()}, {free / 1e9:,.0f} GB free"
     )
     pace = _pace(manifest)
-    counts = {"captions": to_caption if draft.captioned else 0, "vectors": vectors}
+    counts = {"captions": captions, "vectors": vectors}
     if all(name in pace for name, count in counts.items() if count):
         seconds = sum(pace.get(name, 0) * count for name, count in counts.items())
         yield f"time: {duration(seconds)} and the models' loading, as these models took here before"
     else:
         yield "time: not known before a first batch has been done here; `index` then says it"
+
+
+def _to_make(draft: Draft, new: int, total: int) -> tuple[int, int]:
+    """How many captions and vectors at most: of all pictures where other models make them."""
+    before, models = draft.before, draft.manifest.models
+    captions = 0
+    if draft.captioned:
+        same = (
+            before is not None
+            and before.captioned
+            and before.models.captioner == models.captioner
+            and before.prompts == draft.manifest.prompts
+        )
+        captions = new if same else total
+    if before is not None and before.models.encoder == models.encoder:
+        return captions, new + captions
+    return captions, total + (total if draft.captioned else 0)
 
 
 def _changed(draft: Draft, name: str) -> bool:

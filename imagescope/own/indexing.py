@@ -262,10 +262,13 @@ def _caption(
         with models.role("captioner") as captioner:
             batch = captioner.config.batch_size
             if len(names) > MANY * batch:
-                db.captions(captioner, prompt, names[:batch])
-                first = steps["captions"]
-                if first.asked:
-                    tell("captions", first.model_seconds / first.asked, len(names) - batch)
+                db.captions(captioner, prompt, names[:batch])  # the very first warms up
+                asked, spent = steps["captions"].asked, steps["captions"].model_seconds
+                db.captions(captioner, prompt, names[: 2 * batch])
+                asked = steps["captions"].asked - asked
+                spent = steps["captions"].model_seconds - spent
+                if asked:
+                    tell("captions", spent / asked, len(names) - 2 * batch)
             captions = db.captions(captioner, prompt)
             identity = captioner.engine.identity
     finally:

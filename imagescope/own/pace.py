@@ -18,8 +18,10 @@ def first_vectors(encoder: Encoder, files: Sequence[Path]) -> None:
     batch = encoder.config.batch_size
     if len(files) <= MANY * batch:
         return
+    items = [Item(images=(file,)) for file in files[:batch]]
+    encoder.embed(items[:1], "gallery")  # the very first warms up
     before = encoder.seconds
-    encoder.embed([Item(images=(file,)) for file in files[:batch]], "gallery")
+    encoder.embed(items, "gallery")
     tell("vectors", (encoder.seconds - before) / batch, len(files))
 
 

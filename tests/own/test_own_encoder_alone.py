@@ -131,6 +131,14 @@ def test_a_plan_writes_and_asks_nothing(oracle: str, tmp_path: Path) -> None:
     assert lines[0].endswith("7 pictures below " + str(tmp_path / "in") + ", 2 new or changed")
     assert "captions: at most 2, by oracle-captioner" in lines
     assert lines[-1].startswith("time: a few seconds")  # as the first five told
+    build(tmp_path / "in", "n")
+    *_, last = forecast(prepare(tmp_path / "in", "n"))
+    assert last == "nothing to do: the index has them all"
+    other = tmp_path / "other.yaml"
+    other.write_text(MODELS.replace("oracle-encoder", "another-encoder"))
+    lines = list(forecast(prepare(tmp_path / "in", "n", str(other))))
+    assert "captions: at most 0, by oracle-captioner" in lines
+    assert "vectors: at most 14, by another-encoder" in lines
 
 
 def test_a_plan_without_the_checkpoints(
@@ -186,7 +194,7 @@ def test_a_first_batch_says_how_long_the_rest_takes(
         build(tmp_path / "in", "n", str(models))
     told = dict.fromkeys(line for line in caplog.messages if "by the first ones" in line)
     assert [re.sub(": .* for", " for", line) for line in told] == [
-        "captions for 10 pictures, by the first ones",
+        "captions for 8 pictures, by the first ones",
         "vectors for 12 pictures, by the first ones",
     ]
     assert len(ASKED) == 12  # the first ones are not asked again
