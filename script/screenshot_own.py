@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--dark", action="store_true")
     given = parser.parse_args()
     desk = Desk(lambda: ImageScope.open(given.name))
+    desk.warm()
     browser = open_browser(given.width, given.height, given.dark)
     try:
         with serving(desk, "127.0.0.1", 0, 12) as address:
@@ -45,8 +46,9 @@ def main() -> None:
                 wait.until(lambda b: "/api/view" in b.execute_script(image))
             shown = "return [...document.images].every(i => i.complete || i.loading === 'lazy')"
             wait.until(lambda b: b.execute_script(shown))
-            shot = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
-            shot.quantize(128, dither=Image.Dither.NONE).save(given.out, optimize=True)
+            shot = Image.open(io.BytesIO(browser.get_screenshot_as_png()))
+            few = shot.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
+            few.save(given.out, optimize=True)
     finally:
         browser.quit()
         desk.close()

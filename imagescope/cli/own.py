@@ -221,8 +221,8 @@ def serve(
     _hush()
     if host not in ("127.0.0.1", "localhost", "::1"):
         console.print(
-            f"Listening on {host}: whoever reaches this machine can search these pictures and see "
-            "their thumbnails; there is no password.",
+            f"Listening on {host}: whoever reaches this machine can search these pictures, see and "
+            "download them; there is no password.",
             markup=False,
         )
     options = parse_options(option or [])

@@ -3,6 +3,7 @@
 (() => {
   const at = (id) => document.getElementById(id);
   const FILTERS = ["folder", "format", "since", "until"];
+  const touch = matchMedia("(pointer: coarse)").matches;
   const KEPT = 30; // searches in the history
   const store = `imagescope ${document.body.dataset.index}`;
   const results = at("results"), text = at("text"), status = at("status");
@@ -197,7 +198,7 @@
     const goesOn = draft.after && draft.after === (carried || state.after);
     const said = goesOn && state.q && carried ? [...state.trail, { q: state.q, href: address(state) }] : [];
     go({ ...filters(), q, ...draft, trail: draft.after ? said.length ? said : state.trail : [] });
-    if (matchMedia("(pointer: coarse)").matches) text.blur(); // the keyboard hides the results
+    if (touch) text.blur(); // the keyboard hides the results
   });
   at("refine").addEventListener("click", () => { text.value = ""; start({ like: "", after: carried }); });
   at("again").addEventListener("click", () => { go({ ...empty, ...filters() }); text.focus(); });
@@ -248,4 +249,5 @@
 
   drawHistory();
   show(fromAddress());
+  if (!touch && !state.q) text.focus();
 })();

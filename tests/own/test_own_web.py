@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,10 +21,11 @@ from imagescope.own.scope import ImageScope
 
 __all__ = ["address", "captions", "oracle"]
 SCRIPT = Path(__file__).parents[2] / "script" / "screenshot.py"
+AXE = os.environ.get("AXE_CORE", "")
 PHONE = {"width": 390, "height": 844}
 UNNAMED = """
 return [...document.querySelectorAll("button, a, input, select, summary")]
-  .filter(e => e.checkVisibility() && !(e.ariaLabel || e.textContent.trim() || e.labels?.length))
+  .filter(e => e.checkVisibility() && !(e.ariaLabel || e.innerText.trim() || e.labels?.length))
   .map(e => e.outerHTML)"""
 
 
@@ -238,6 +240,7 @@ def test_a_phone_shows_two_columns_at_once(
     assert first["y"] == second["y"] < third["y"] and first["height"] == second["height"]
     assert first["y"] + first["width"] < 500  # the best two are seen without scrolling
     assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+    assert browser.execute_script(UNNAMED) == []
     paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, paper[4:-1].split(","))) < 200) is dark
     one(browser, "#results .show").click()
@@ -246,6 +249,39 @@ def test_a_phone_shows_two_columns_at_once(
     assert one(browser, "#viewer-place").text == "2 of 6"
     browser.execute_script(SWIPE, 100, 300)
     assert one(browser, "#viewer-place").text == "1 of 6"
+
+
+@pytest.mark.skipif(not AXE, reason="AXE_CORE names no axe.min.js (npm install axe-core)")
+@pytest.mark.parametrize("options", [{"width": 1400}, {"dark": True, **PHONE}])
+def test_axe_finds_nothing_serious(
+    address: str, captions: list[str], tmp_path: Path, browse: Callable[..., Any],
+    options: dict[str, Any],
+) -> None:  # fmt: skip
+    script = Path(AXE).read_text(encoding="utf-8")
+    with ImageScope.open("n") as scope:
+        (tmp_path / "out.html").write_text(show.page(scope.search(captions[3]), "n"))
+    browser = browse(address, **options)
+    browser.execute_cdp_cmd("Page.enable", {})
+    browser.execute_cdp_cmd("Page.setBypassCSP", {"enabled": True})  # for the check alone
+    written = (tmp_path / "out.html").as_uri()
+    for url, opened in (
+        (address, "#filters summary"),
+        (f"{address}/?q={captions[3]}&like=001.png", ""),
+        (f"{address}/?q={captions[3]}", ".results .show"),
+        (f"{address}/docs", ""),
+        (written, ""),
+        (written, ".results .show"),
+    ):
+        browser.get(url)
+        if "?q=" in url:
+            done(browser, captions[3])
+        if opened:
+            wait(browser, lambda b, selector=opened: every(b, selector))[0].click()
+        browser.execute_script(script)
+        told = (
+            "axe.run(document).then(r => arguments[0](r.violations.map(v => [v.impact, v.help])))"
+        )
+        assert browser.execute_async_script(told) == [], (url, opened)
 
 
 def test_cards_are_one_height_and_names_whole(
