@@ -2,7 +2,7 @@
 VENV := $(or $(IMAGESCOPE_VENV),.venv)
 RESULTS := build/bench
 
-.PHONY: setup test lint bench demo
+.PHONY: setup test lint docs bench demo
 
 setup: ## .venv with the pinned packages, the tools and this package
 	bash -c 'source script/env.sh && ensure_env dev'
@@ -16,6 +16,9 @@ lint: ## style, spelling, types and the rooms' imports
 	$(VENV)/bin/codespell
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+docs: ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 
 bench: ## the programs behind docs/performance.md: half an hour of a machine that does nothing else
 	mkdir -p $(RESULTS)

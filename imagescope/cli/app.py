@@ -37,8 +37,16 @@ class Commands(TyperGroup):
         return [*names, *COMMANDS]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        ours = super().get_command(ctx, cmd_name)
-        return ours or (get_command(COMMANDS.load(cmd_name)) if cmd_name in COMMANDS else None)
+        if ours := super().get_command(ctx, cmd_name):
+            return ours
+        if cmd_name in COMMANDS:
+            return get_command(COMMANDS.load(cmd_name))
+        if cmd_name in ("demo", "tiny"):
+            raise UserError(
+                f"{cmd_name}: the drawn scenes and tiny checkpoints are not installed here; the "
+                "package imagescope-tiny brings them (in a clone: pip install ./script/tiny)"
+            )
+        return None
 
 
 app = typer.Typer(

@@ -19,7 +19,12 @@ from itertools import count
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import httpx
+from imagescope.errors import UserError
+
+try:
+    import httpx
+except ModuleNotFoundError:
+    raise UserError("engine openai lacks httpx: pip install 'imagescope[openai]'") from None
 
 from imagescope.config import ModelConfig
 from imagescope.engines.base import (
@@ -34,7 +39,6 @@ from imagescope.engines.base import (
 )
 from imagescope.engines.completion import REFUSED, Failure, read, response
 from imagescope.engines.endpoint import Endpoint
-from imagescope.errors import UserError
 from imagescope.models.device import optional
 from imagescope.models.images import UnreadableImage, prepared
 

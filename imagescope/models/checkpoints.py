@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from imagescope.config import PACKAGE
+from imagescope.config import checkpoint_folders
 from imagescope.errors import UserError
 from imagescope.files import parse_json, write_json
 
@@ -35,8 +35,8 @@ def locate(model: str) -> str:
 
     Raises UserError for a folder that is missing or half-downloaded; a hub id is not looked up.
     """
-    path = Path(model).expanduser()
-    for folder in (path, PACKAGE.parent / path):
+    folders = checkpoint_folders(model)
+    for folder in folders:
         if folder.is_dir():
             if lacks := problems(folder):
                 raise UserError(
@@ -46,12 +46,10 @@ def locate(model: str) -> str:
                 )
             return str(folder)
     local = not HUB_ID.fullmatch(model) or model.split("/")[0] in (".", "..")
-    parent = path.parent
-    if local or (len(path.parts) > 1 and (parent.is_dir() or (PACKAGE.parent / parent).is_dir())):
+    if local or ("/" in model and any(folder.parent.is_dir() for folder in folders)):
         raise UserError(
-            f"no such checkpoint folder: {model} (looked from {Path.cwd()} and from "
-            f"{PACKAGE.parent}). A hub checkpoint is named OWNER/NAME; the tiny ones are in "
-            "data/tiny/models of the repository, not of the wheel: work in a clone."
+            f"no such checkpoint folder: {model} (looked from {Path.cwd()}). A hub checkpoint is "
+            "named OWNER/NAME; the tiny ones come with a clone and with imagescope-tiny."
         )
     return model
 

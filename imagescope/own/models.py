@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from imagescope.config import PACKAGE, EncoderConfig, ModelConfig, ModelSet, config_path
+from imagescope.config import (
+    PACKAGE,
+    EncoderConfig,
+    ModelConfig,
+    ModelSet,
+    checkpoint_folders,
+    config_path,
+)
 from imagescope.engines import is_remote
 from imagescope.errors import UserError
 from imagescope.models.checkpoints import WEIGHTS, locate, on_disk
@@ -21,7 +28,7 @@ def portable(models: ModelSet, prompts: str) -> tuple[ModelSet, str]:
     for role in (*models.roles, "encoder"):
         config = getattr(models, role)
         model = Path(config.model).expanduser()
-        if model.is_dir() and not (PACKAGE.parent / model).is_dir():
+        if model.is_dir() and not any(f.is_dir() for f in checkpoint_folders(model)[1:]):
             update[role] = config.model_copy(update={"model": str(model.resolve())})
     folder = config_path(prompts, "prompts").resolve()
     own = [(root / "configs").resolve() for root in (PACKAGE, PACKAGE.parent)]
@@ -59,7 +66,7 @@ def share_memory(models: ModelSet) -> ModelSet:
 
 def _size(model: str) -> int:
     """Bytes of a local checkpoint's weights and of room to compute in; 0 where it is not known."""
-    for folder in (Path(model).expanduser(), PACKAGE.parent / model):
+    for folder in checkpoint_folders(model):
         if weights := sum(path.stat().st_size for path in folder.glob("*.safetensors")):
             return weights + (2 << 30)
     return 0

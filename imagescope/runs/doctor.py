@@ -128,7 +128,7 @@ def _datasets(data_root: Path) -> Iterator[Check]:
         return
     for check in checks:  # not one is there: then all of them are what is missing
         yield Check(check.group, check.name, "missing", check.text, check.remedy)
-    text = "scenes in the layouts of all of these, to try everything with (a clone's script/tiny)"
+    text = "scenes in the layouts of all of these, to try everything with (package imagescope-tiny)"
     yield Check("datasets", "drawn scenes", "optional", text, f"imagescope tiny make {data_root}")
 
 

@@ -92,16 +92,14 @@ def test_where_no_data_are_scenes_can_be_drawn(
 def test_the_tiny_set_without_its_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checks: Callable[..., dict[str, Check]]
 ) -> None:
-    """As where the wheel is installed: they come with the repository."""
+    """As where the wheel alone is installed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "imagescope.models.checkpoints.PACKAGE", tmp_path / "site-packages" / "imagescope"
-    )
+    monkeypatch.setattr("imagescope.models.checkpoints.checkpoint_folders", lambda m: [Path(m)])
     found = checks(models="tiny")
     for role in (*ROLES, "encoder"):
         assert found[role].state == "missing"
         assert "no such checkpoint folder: data/tiny/models/" in found[role].text
-        assert "of the repository, not of the wheel" in found[role].text
+        assert "the package imagescope-tiny" in found[role].text
 
 
 @pytest.mark.parametrize("token", [None, "hf_secret"], ids=["without", "with"])

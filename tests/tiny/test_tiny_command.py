@@ -1,4 +1,4 @@
-"""`imagescope tiny`, which script/tiny brings when it is installed."""
+"""`imagescope tiny` and `imagescope demo`, which script/tiny brings when it is installed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_help_is_light(site: Path) -> None:
     program = """
 import sys
 from imagescope.cli.app import main
-for words in ("", "tiny", "tiny make", "tiny train", "tiny evaluate"):
+for words in ("", "demo", "tiny", "tiny make", "tiny train", "tiny evaluate"):
     assert main([*words.split(), "--help"]) == 0, words
 heavy = {"torch", "transformers", "numpy"} & set(sys.modules)
 assert not heavy, heavy
@@ -62,10 +62,12 @@ assert not heavy, heavy
     assert "Draw the scenes" in told.stdout
 
 
-def test_where_it_is_not_installed_there_is_no_such_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: Said
+@pytest.mark.parametrize("words", [["tiny", "make"], ["demo"]])
+def test_where_it_is_not_installed_a_line_says_what_brings_it(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
     monkeypatch.setattr("imagescope.registry.entry_points", lambda group: ())
     monkeypatch.setattr("imagescope.cli.app.COMMANDS", Registry("command", {}))
-    assert main(["tiny", "make"]) == 2
-    assert "No such command 'tiny'" in capsys.readouterr().err
+    assert main(words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the package imagescope-tiny brings them" in line

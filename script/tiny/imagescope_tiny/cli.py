@@ -1,4 +1,4 @@
-"""`imagescope tiny`: the commands of this package."""
+"""`imagescope tiny` and `imagescope demo`: the commands of this package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,29 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+demo = typer.Typer(rich_markup_mode=None)
 Opt = typer.Option
+
+
+@demo.command()
+def run_demo(
+    folder: Annotated[Path, typer.Argument(help="Where all of it goes.")] = Path("imagescope-demo"),
+    method: Annotated[str, Opt(help="A name of `imagescope methods`.")] = "imagescope",
+) -> None:
+    """Draw scenes, and run a method on 400 composed queries about them with tiny checkpoints."""
+    from imagescope.cli.run import run
+    from imagescope_tiny.datasets import make
+
+    make(folder / "data")
+    run(
+        config="configs/CIRR.yaml",
+        method=method,
+        split="val",
+        models="tiny",
+        data_root=folder / "data",
+        image_db=folder / "image_db",
+        runs=folder / "runs",
+    )
 
 
 @app.command("make")
