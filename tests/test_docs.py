@@ -75,12 +75,12 @@ def test_commands_exist(page: Path) -> None:
             assert found[1] in names, line
 
 
-def test_the_readme_has_every_method_and_quotes_published_figures() -> None:
+def test_the_readmes_methods_are_ours_and_it_quotes_published_figures() -> None:
     """Each row of its table of methods: figures of papers are those of configs/published.yaml."""
     published = yaml.safe_load((ROOT / "configs" / "published.yaml").read_text())["rows"]
     table = README[README.index("| method |") :].split("\n\n")[0].splitlines()[2:]
     rows = [[cell.strip(" *`") for cell in line.strip("|").split("|")] for line in table]
-    assert {row[0] for row in rows} == set(METHODS)
+    assert {"imagescope", "cirevl", "image+text"} <= {row[0] for row in rows} <= set(METHODS)
     for name, *_, cirr, circo in rows:
         figures = [
             (row["CIRR"][0], row["CIRCO"][0])
