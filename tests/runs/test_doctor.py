@@ -99,7 +99,7 @@ def test_the_tiny_set_without_its_checkpoints(
     for role in (*ROLES, "encoder"):
         assert found[role].state == "missing"
         assert "no such checkpoint folder: data/tiny/models/" in found[role].text
-        assert "the package imagescope-tiny" in found[role].text
+        assert "come with a clone and with imagescope-tiny" in found[role].text
 
 
 @pytest.mark.parametrize("token", [None, "hf_secret"], ids=["without", "with"])
