@@ -41,7 +41,7 @@ def test_a_folder_is_found_from_here_or_from_the_repository(
     monkeypatch.chdir(tmp_path)
     assert locate("models/whole") == "models/whole"
     monkeypatch.chdir("/")
-    monkeypatch.setattr(checkpoints, "PACKAGE", tmp_path / "imagescope")
+    monkeypatch.setattr("imagescope.config.PACKAGE", tmp_path / "imagescope")
     assert locate("models/whole") == str(whole)
     assert fetch("models/whole") == str(whole)
     assert read_config("models/whole")["model_type"] == "llama"
