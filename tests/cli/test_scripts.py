@@ -218,3 +218,92 @@ def test_the_last_table_is_of_these_runs(
     assert all(call.endswith("|".join(words.split())) for call in runs)  # they get all the words
     told = bash(script, "--runs", "two words", venv=venv, cwd=tmp_path)
     assert told.stdout.splitlines()[-1] == "overview|two words"
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """Stand-ins for what downloads, which write down their words; git makes a checkout, curl its
+    file, unless $BROKEN names it."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    for name in ("git", "curl", "unzip", "hf"):
+        (folder / name).write_text(
+            '#!/usr/bin/env bash\nprintf "%s %s\\n" "$(basename "$0")" "$*" >>"$CALLS"\n'
+            'if [[ "$(basename "$0")" == "${BROKEN:-}" ]]; then exit 22; fi\n'
+            'if [[ "$*" == *checkout* ]]; then mkdir -p "$2/.git"; fi\n'
+            'if [[ "$*" == *--output* ]]; then touch "$8"; fi\n'
+            'if [[ "$1" == -q && "$5" == data ]]; then mkdir -p data/unlabeled2017; fi\n'
+        )
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def download(
+    *words: str, programs: Path, cwd: Path, **given: str
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """What download.sh said, and the calls it made."""
+    calls = cwd / "calls"
+    calls.write_text("")
+    told = bash(
+        ROOT / "script/download.sh", *words, venv=cwd / "none", cwd=cwd, CALLS=str(calls),
+        PATH=f"{programs}:{os.environ['PATH']}", **given,
+    )  # fmt: skip
+    return told, calls.read_text().splitlines()
+
+
+def test_a_dry_run_downloads_nothing(programs: Path, tmp_path: Path) -> None:
+    told, calls = download("--dry-run", programs=programs, cwd=tmp_path)
+    assert (told.returncode, calls) == (0, []) and not (tmp_path / "data").exists()
+    for words in (
+        "https://github.com/levymsn/ChatIR",
+        "zips/unlabeled2017.zip",
+        "download laion/CLIP-ViT-L-14-laion2B-s32B-b82K",
+        "# 4 files of CIRR",
+        "By hand:",
+        "nlvr",
+        "gated",
+    ):
+        assert words in told.stdout
+    paper = (ROOT / "configs/models/paper.yaml").read_text()
+    for checkpoint in re.findall(r"^  model: (\S+)", paper, re.MULTILINE):
+        assert f"download {checkpoint} " in told.stdout
+
+
+def test_a_download_goes_on_where_it_broke_off(programs: Path, tmp_path: Path) -> None:
+    told, _ = download("VisDial", programs=programs, cwd=tmp_path, BROKEN="curl")
+    assert told.returncode == 1 and "failed: curl" in told.stderr
+    (tmp_path / "data/unlabeled2017").mkdir()  # of an unpacking that was broken off
+    (tmp_path / "data/unlabeled2017.zip").touch()
+    _, calls = download("VisDial", programs=programs, cwd=tmp_path)
+    assert [call.split()[0] for call in calls if "unlabeled" in call] == ["unzip"]
+    _, calls = download("VisDial", programs=programs, cwd=tmp_path)
+    assert not [call for call in calls if "unlabeled" in call]
+    assert not (tmp_path / "data/unlabeled2017.zip").exists()
+
+
+def test_other_annotations_are_said(programs: Path, tmp_path: Path) -> None:
+    """Those that are there are compared; absent ones are as wrong as others."""
+    for name in ("val", "test"):
+        path = tmp_path / f"data/CIRCO/annotations/{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("[]")
+    told, _ = download("CIRCO", programs=programs, cwd=tmp_path)
+    assert told.returncode == 1 and "CIRCO: annotations are not those" in told.stderr
+    assert "CIRCO/annotations/val.json: FAILED" in told.stdout
+
+
+def test_the_published_annotations_pass(programs: Path, tmp_path: Path) -> None:
+    real = ROOT.parent / "shared" / "data" / "CIRCO" / "captions"
+    if not real.is_dir():
+        pytest.skip(f"needs the real annotations: no {real}")
+    folder = tmp_path / "data" / "CIRCO" / "annotations"
+    folder.mkdir(parents=True)
+    for path in real.glob("*.json"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    told, _ = download("CIRCO", programs=programs, cwd=tmp_path)
+    assert (told.returncode, "not those" in told.stderr) == (0, False)
+
+
+def test_an_unknown_name_is_said(programs: Path, tmp_path: Path) -> None:
+    told, calls = download("COCO", programs=programs, cwd=tmp_path)
+    assert told.returncode == 1 and "knows CIRCO, CIRR" in told.stderr and not calls
