@@ -251,7 +251,7 @@ def test_pins_agree_and_cover_what_the_package_needs() -> None:
     base = {name_of(r) for r in PROJECT["project"]["dependencies"]}
     assert base <= set(gpu) and base <= set(cpu)
     extras = PROJECT["project"]["optional-dependencies"]
-    for extra in ("openai", "openclip", "sentence-transformers", "distributed"):
+    for extra in ("openai", "openclip", "sentence-transformers", "distributed", "serve"):
         assert {name_of(r) for r in extras[extra]} <= set(gpu) & set(cpu)
     tools = {name_of(r) for extra in ("dev", "docs") for r in extras[extra]}
     assert tools == set(pins("requirements-dev.txt"))

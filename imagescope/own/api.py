@@ -284,8 +284,10 @@ class Api:
         reference, among = None, None
         if question.reference:
             reference = self.references.find(question.reference)
-        if not question.where.empty and not (among := question.where.names(self.manifest)):
-            raise UserError("no picture matches the filters")
+        if question.where != Filter():
+            among = await run_in_threadpool(question.where.names, self.manifest)
+            if not among:
+                raise UserError("no picture matches the filters")
         top, previous = question.top or self.top, question.previous or None
         steps = self.scope.stages(question.text, reference, None, top, previous, True, among)
         async with self.searches:

@@ -51,10 +51,6 @@ class Filter(BaseModel):
         ]
         return tuple(name for _, name in sorted(found, key=lambda item: (-item[0], item[1])))
 
-    @property
-    def empty(self) -> bool:
-        return self == Filter()
-
 
 def day(entry: Entry) -> date:
     return datetime.fromtimestamp(entry.modified / 1e9, UTC).date()
@@ -73,11 +69,11 @@ def choices(manifest: Manifest) -> dict[str, Any]:
     for name in manifest.pictures:
         formats[format_of(name)] += 1
         folders.update(str(p) for p in PurePosixPath(name).parents if str(p) != ".")
-    days = sorted(map(day, manifest.pictures.values()))
+    by_time = sorted(manifest.pictures.values(), key=lambda entry: entry.modified)
     return {
         "folders": dict(sorted(folders.items())),
         "formats": dict(sorted(formats.items())),
-        "days": [days[0].isoformat(), days[-1].isoformat()],
+        "days": [day(by_time[0]).isoformat(), day(by_time[-1]).isoformat()],
     }
 
 

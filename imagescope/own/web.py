@@ -6,6 +6,7 @@ searches take turns and each sees first results early.
 
 from __future__ import annotations
 
+import os
 import socket
 import tempfile
 import time
@@ -85,7 +86,8 @@ def serve(
         try:
             address = stack.enter_context(serving(desk, host, port, top))
         except OSError as error:
-            raise UserError(f"cannot listen on {host}:{port}: {error}. Another --port?") from None
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else error
+            raise UserError(f"cannot listen on {host}:{port}: {why}. Another --port?") from None
         desk.warm()
         stack.enter_context(answering(desk, opened))
         print(f"{address} (Ctrl-C ends it)", flush=True)

@@ -417,3 +417,14 @@ def test_examples_are_as_long_as_one_would_type() -> None:
     assert pictures.examples(library.Manifest.model_construct(pictures={})) == []
     assert Filter(until=date(1970, 1, 2)).names(manifest) == ("1.jpg", "0.jpg")
     assert pictures.format_of("a/b.JPEG") == "jpg" and pictures.format_of("x.tiff") == "tif"
+
+
+def test_a_port_that_is_taken_is_said(captions: list[str]) -> None:
+    from imagescope.own.web import serve
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"127\.0\.0\.1:{port}: Address already in use\. Ano"):
+            serve("n", "127.0.0.1", port, 6, None, None, True)
+    with pytest.raises(UserError, match="cannot listen on no such host:0"):
+        serve("n", "no such host", 0, 6, None, None, True)
