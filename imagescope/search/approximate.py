@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("imagescope")
 BLOCK = 8192  # rows added at a time
 SAMPLE = 64  # rows a list that the lists are learned from
-PROBES = 32  # lists that a query looks into
+LISTS = 4  # a query looks into one of so many
 SHORTLIST = 10  # times as many images as are kept
 
 
@@ -40,10 +40,10 @@ class Approximate:
 
     path: the file of these vectors, never written to again, beside which the index is kept. Its
     name says which rows it is of; those of other rows are removed.  probes: how many lists a query
-    looks into. Raises UserError where faiss is not installed.
+    looks into, a quarter of them by default. Raises UserError where faiss is not installed.
     """
 
-    def __init__(self, vectors: GalleryVectors, path: Path, probes: int = PROBES):
+    def __init__(self, vectors: GalleryVectors, path: Path, probes: int | None = None):
         self._vectors, self._faiss = vectors, _faiss()
         file = path.with_name(f"approximate-{_digest(vectors, path.name)}.ivf")
         try:
@@ -53,7 +53,7 @@ class Approximate:
         for other in path.parent.glob("approximate-*.ivf"):
             if other != file:
                 other.unlink(missing_ok=True)
-        self._index.nprobe = probes
+        self._index.nprobe = probes or max(1, self._index.nlist // LISTS)
 
     def _build(self, file: Path) -> Any:
         vectors = self._vectors

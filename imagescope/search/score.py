@@ -136,8 +136,9 @@ class _Product:
 
     def __init__(self, vectors: Array, weights: Array, views: Sequence[Array]):
         self.vectors = vectors
-        mixture = list(zip(weights.tolist(), views, strict=True))
-        self.mixture = [part for part in mixture if part[0]] or mixture[:1]
+        used = weights.nonzero()[0] if weights.any() else [0]
+        self._weights = [float(weights[n]) for n in used]
+        self._views = [views[n] for n in used]
 
     @cached_property
     def _columns(self) -> Tensor:
@@ -146,8 +147,7 @@ class _Product:
     def block(self, rows: Index, columns: Index) -> Tensor:
         import torch
 
-        views = [view for _, view in self.mixture]
-        parts = [on_device(view[rows]) for view in views]
+        parts = [on_device(view[rows]) for view in self._views]
         queries = padded(self._columns[:, columns].T, COLUMNS).T
         count = len(parts[0])
         scores = queries.new_empty(count + -count % ROWS, queries.shape[1])
@@ -155,15 +155,14 @@ class _Product:
             strip = slice(start, start + STRIP)
             mixed = padded(self._mixed([part[strip] for part in parts]), ROWS)
             torch.mm(mixed, queries, out=scores[strip])
-        for view in views:
+        for view in self._views:
             forget(view)
         return scores[:count, : len(self.vectors[columns])]
 
     def _mixed(self, parts: Sequence[Tensor]) -> Tensor:
-        weights = [weight for weight, _ in self.mixture]
-        if len(parts) == 2 and sum(weights) == 1.0:
-            return parts[0].lerp(parts[1], weights[1])
-        pairs = zip(weights, parts, strict=True)
+        if len(parts) == 2 and sum(self._weights) == 1.0:
+            return parts[0].lerp(parts[1], self._weights[1])
+        pairs = zip(self._weights, parts, strict=True)
         return reduce(operator.add, (x if w == 1 else w * x for w, x in pairs))
 
 

@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--dimension", type=int, default=512, help="of images and of captions")
     parser.add_argument("--queries", type=int, default=50)
     parser.add_argument("--keep", type=int, default=100)
-    parser.add_argument("--probes", type=int, nargs="+", default=(8, 32, 128))
+    parser.add_argument("--probes", type=int, nargs="+", default=(32, 128, 250, 500))
     parser.add_argument("--work", type=Path, help="a folder with room for the vectors (4.1 GB)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
