@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("imagescope")
 BLOCK = 8192  # rows added at a time
 SAMPLE = 64  # rows a list that the lists are learned from
-LISTS = 4  # a query looks into one of so many
+LISTS = 2  # a query looks into one of so many
 SHORTLIST = 10  # times as many images as are kept
 
 
@@ -40,7 +40,7 @@ class Approximate:
 
     path: the file of these vectors, never written to again, beside which the index is kept. Its
     name says which rows it is of; those of other rows are removed.  probes: how many lists a query
-    looks into, a quarter of them by default. Raises UserError where faiss is not installed.
+    looks into, half of them by default. Raises UserError where faiss is not installed.
     """
 
     def __init__(self, vectors: GalleryVectors, path: Path, probes: int | None = None):
