@@ -145,6 +145,8 @@ def test_a_search_is_refined_shared_and_gone_back_from(
 
     other = browse(link, **PHONE)  # a link holds the search
     done(other, "red to blue")
+    places = [one(other, selector).rect["y"] for selector in ("#chips .chip", "#text", ".go")]
+    assert places[0] + 30 < places[2] <= places[1] + 10  # the chip above, the rest in one line
     assert names(other) == second and start in one(other, "#chips .chip").text
 
     browser.back()
