@@ -56,7 +56,7 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
     config, ran = manifest.config, manifest.method
     found: dict[str, Any] = {
         "Method": f"{ran.name} ({ran.label})",
-        "Settings": ", ".join(f"{k} {_plain(v)}" for k, v in ran.options.items()),
+        "Settings": ", ".join(f"{k} {_plain(v)}" for k, v in ran.options.items() if v is not None),
         "Protocol": config.get("protocol"),
         "Models": config.get("models_name"),
         "Prompts": config.get("prompts"),
