@@ -79,12 +79,11 @@ def main() -> None:
     given = parser.parse_args()
     places = {"data_root": given.data_root, "image_db": given.out / "image_db"}
     places["runs"] = given.out / "runs"
+    common = {"models": "tiny", "engine": "transformers", "split": "val", **places}
 
     METHODS.add(EditAndCaptions.name, EditAndCaptions)  # a package would have an entry point
     for method in ("image+text", "cirevl", EditAndCaptions.name):
-        result = run(
-            load_run(given.config, {"models": "tiny", "split": "val", "method": method, **places})
-        )
+        result = run(load_run(given.config, {"method": method, **common}))
         queries = [trace.query for trace in result.traces]
         rankings = [trace.rankings["stage1"] for trace in result.traces]
         first = estimate(recall(target_ranks(queries, rankings), [1])["Recall@1"])
