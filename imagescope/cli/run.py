@@ -138,7 +138,7 @@ def run(config: RunConfig) -> None:
     try:
         from imagescope.report.build import write_report
 
-        kept = result.image_db / "thumbnails" if result.image_db else None
+        kept = result.image_db / ".thumbnails" if result.image_db else None
         page = write_report(result.folder, result.images, result.traces, kept)
         log.info("report: %s", page)
     except Exception as error:  # the results are written; a page must not take them along

@@ -16,8 +16,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +29,6 @@ from PIL import Image
 from imagescope.config import ModelConfig
 from imagescope.engines import choose, open_engine
 from imagescope.engines.base import Pair, Picture, Request, Response, collect
-from imagescope.engines.batches import Batch
 from imagescope.engines.child import Child, EngineDied
 from imagescope.engines.text import cut, neutral, neutraliser, shares, wrap
 from imagescope.engines.transformers import Transformers
@@ -400,7 +401,9 @@ def test_a_token_outside_the_models_tables_is_that_requests_error(
     assert [bool(r.error) for r in found] == [False, True]
 
 
-def test_vllm_reads_images_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_is_kept_full_and_reads_images_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever batch an image falls into, its own request is answered with it."""
     from imagescope.engines import vllm
 
@@ -408,21 +411,44 @@ def test_vllm_reads_images_in_batches(tmp_path: Path, monkeypatch: pytest.Monkey
     for n, path in enumerate(paths):
         Image.new("RGB", (n + 1, 1)).save(path)
     Path(paths[2]).write_text("no image")
-    engine, batches = vllm.VLLM(configured("verifier")), list[int]()
 
-    def answer(pixels: Any, batch: Batch) -> list[Response]:
-        batches.append(len(batch))
-        return [Response(str(pixels[request.images[0]].width)) for _, request in batch]
+    class Model:
+        """Takes requests as vLLM does, and answers two at a step."""
 
-    monkeypatch.setattr(vllm, "BATCH", 3)
-    monkeypatch.setattr(engine, "_load", lambda: None)
-    monkeypatch.setattr(engine, "_sees", True, raising=False)
-    monkeypatch.setattr(engine, "_refusals", (ValueError,), raising=False)
-    monkeypatch.setattr(engine, "_answer", answer)
+        def __init__(self) -> None:
+            self.waiting, self.most, self.count, self.llm_engine = list[Any](), 0, count(), self
+
+        def enqueue(self, prompts: list[Any], parameters: list[Any], use_tqdm: bool) -> list[str]:
+            name = str(next(self.count))
+            self.waiting.append(SimpleNamespace(request_id=name, finished=True, said=prompts[0]))
+            self.most = max(self.most, len(self.waiting))
+            return [f"{name}-of-its-own"]
+
+        def step(self) -> list[Any]:
+            done, self.waiting = self.waiting[:2], self.waiting[2:]
+            return done
+
+    engine, model = vllm.VLLM(configured("verifier")), Model()
+
+    def prompt(_: str, request: Request, pixels: Any) -> str:
+        return str(pixels[request.images[0]].width)
+
+    monkeypatch.setattr(vllm, "PART", 2)
+    for name, value in {
+        "_load": lambda: None,
+        "_llm": model,
+        "_sees": True,
+        "_room": 3,
+        "_refusals": (ValueError,),
+        "_parameters": lambda request: None,
+        "_prompt": prompt,
+        "_response": lambda request, output: Response(output.said),
+    }.items():
+        monkeypatch.setattr(engine, name, value, raising=False)
     found = collect(engine, [Request("", (Picture(path),)) for path in [*paths, paths[0]]])
     assert [r.text for r in found] == ["1", "2", "", "4", "5", "6", "7", "1"]
     assert [i for i, r in enumerate(found) if r.error] == [2]
-    assert batches == [2, 3, 2]
+    assert model.most == 3  # it is given two more whenever it has fewer than three
 
 
 # A child process

@@ -558,14 +558,14 @@ def test_two_at_once_do_not_hurt_each_other(tmp_path, photos):
 
 def test_a_caption_that_failed_is_asked_again(tmp_path, photos, monkeypatch):
     """Out of memory, say: no empty caption is kept, in the gallery's file or in the cache."""
-    found, generate = gallery(photos), ContentCaptioner.generate
+    found, answer = gallery(photos), ContentCaptioner.answer
 
-    def failing(self, requests):
-        for n, response in generate(self, requests):
-            lost = requests[n].images[0].path.endswith("3.png")
-            yield n, Response("", finish="error", error="out of memory") if lost else response
+    def failing(self, request):
+        if request.images[0].path.endswith("3.png"):
+            return Response("", finish="error", error="out of memory")
+        return answer(self, request)
 
-    monkeypatch.setattr(ContentCaptioner, "generate", failing)
+    monkeypatch.setattr(ContentCaptioner, "answer", failing)
     assert "3.png" not in Built(tmp_path, found).captions
     monkeypatch.undo()
     again = Built(tmp_path, found, cache="new.sqlite")  # the others are in the gallery's file
