@@ -90,7 +90,8 @@ class EngineClass:
     load_seconds: float = 0.0
 
     def answer(self, request: Request) -> Response:
-        raise NotImplementedError
+        """The response to one request, in an engine that leaves generate() as it is."""
+        raise NotImplementedError(f"{type(self).__name__} has neither answer() nor generate()")
 
     def generate(self, requests: Requests) -> Iterator[Answers]:
         """One request after the other, by answer(); engines that take several have their own."""

@@ -24,7 +24,8 @@ class Processes(Generic[A, V]):
     """`function`, for threads to call: each has its calls answered by a process of its own, which
     is started at the first. The processes end with close(), and with this one however that ends.
 
-    function: pickled, as are its argument, its result and what it raises.
+    function: pickled, as are its argument, its result and what it raises: over pipes between this
+        program and the processes that it starts, which nobody else writes to.
     after: so many calls are answered here, before processes are worth their start. So are calls
         that a process did not survive, and, once one has ended by itself, all further ones.
     """

@@ -9,6 +9,7 @@ are never keys.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,13 +79,13 @@ class Note:
     kind: str = ""
 
 
-class Renderer:
+class Renderer(ABC):
     """How a kind of finding is shown. A trace's own (synthesis, verification, evaluation) may be
     None, where its stage had nothing to say of the query."""
 
+    @abstractmethod
     def data(self, found: Any, trace: Trace, images: Images) -> dict[str, Any]:
         """For findings.js."""
-        raise NotImplementedError
 
     def lines(self, found: Any, trace: Trace) -> list[Line]:
         return []
